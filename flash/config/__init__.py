@@ -1,0 +1,1 @@
+"""What people and operators write: run configs and service settings. pydantic."""

@@ -1,0 +1,70 @@
+"""The unit of generating, scoring and learning: G rollouts of one example."""
+
+from typing import ClassVar
+
+from flash.contracts.base import RunEvent, Scope, Token
+from flash.contracts.values import Example, PolicyRef, Rollout, Verdict
+
+
+class GroupEvent(RunEvent, frozen=True, kw_only=True):
+    """Something that has happened to one group."""
+
+    scope: Scope
+    step: int
+    group: int
+    """Its index within the step; (scope, step, group) is the group's id."""
+
+    @property
+    def group_id(self) -> str:
+        return f"{self.scope}-{self.step}-{self.group}"
+
+
+class GroupRequested(GroupEvent, frozen=True, kw_only=True):
+    """A step needs a group of this example."""
+
+    name: ClassVar[str] = "group.requested.v1"
+    address: ClassVar[tuple[str, ...]] = ("pool", "org", "run_id", "attempt", "scope", "step", "group")
+    wire = "msgpack"
+
+    pool: Token
+    attempt: int
+    example: Example
+    policy: PolicyRef
+    """The oldest policy that will do; a rollout takes the newest it knows."""
+
+
+class GroupGenerated(GroupEvent, frozen=True, kw_only=True):
+    """The policy has played the example G times."""
+
+    name: ClassVar[str] = "group.generated.v1"
+    address: ClassVar[tuple[str, ...]] = ("org", "run_id", "scope", "step", "group")
+    wire = "msgpack"
+
+    example: Example
+    policy: PolicyRef
+    """The one that sampled."""
+    prompt_ids: bytes
+    """Packed int32."""
+    rollouts: list[Rollout]
+    """[G]"""
+    replica: str = ""
+    took_s: float = 0.0
+
+
+class GroupScored(GroupEvent, frozen=True, kw_only=True):
+    """Every rollout of the group has its reward, or a fault. All of `group.generated` again, so that nobody joins."""
+
+    name: ClassVar[str] = "group.scored.v1"
+    address: ClassVar[tuple[str, ...]] = ("org", "run_id", "scope", "step", "group")
+    wire = "msgpack"
+
+    example: Example
+    policy: PolicyRef
+    prompt_ids: bytes
+    rollouts: list[Rollout]
+    """[G]"""
+    verdicts: list[Verdict]
+    """[G]"""
+    environment_version: str = ""
+    replica: str = ""
+    took_s: float = 0.0

@@ -1,0 +1,42 @@
+"""Where things lie in the store. Keys read like paths and are derived, never invented."""
+
+import hashlib
+
+import msgspec
+
+from flash.contracts.spec import RunSpec
+
+DATASET_CHUNK = 1_024
+"""Rows in one object of a prepared dataset."""
+
+
+def environment_key(org: str, name: str, version: str) -> str:
+    return f"environments/{org}/{name}/{version}.tar.zst"
+
+
+def upload_key(digest: str, part: int) -> str:
+    return f"uploads/{digest}/{part:06d}"
+
+
+def spec_key(run_id: str) -> str:
+    return f"runs/{run_id}/spec.json"
+
+
+def dataset_key(spec: RunSpec, chunk: int) -> str:
+    """The same for every run that renders the same rows in the same way."""
+    way = [spec.environment.digest, spec.environment.params, spec.split, spec.prompt_text]
+    digest = hashlib.sha256(msgspec.json.encode(way, order="sorted")).hexdigest()
+    return f"datasets/{digest}/{chunk:06d}"
+
+
+def adapter_key(run_id: str, digest: str) -> str:
+    """A folder in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
+    return f"runs/{run_id}/adapters/{digest}"
+
+
+def checkpoint_key(run_id: str, step: int) -> str:
+    return f"runs/{run_id}/checkpoints/step-{step}"
+
+
+def blob_key(run_id: str, digest: str) -> str:
+    return f"runs/{run_id}/blobs/{digest}"

@@ -1,0 +1,236 @@
+"""What is asked of a service, and what it answers."""
+
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from flash.contracts.base import Request, Token
+from flash.contracts.spec import RunSpec
+from flash.contracts.values import Fault, Message, PolicyRef
+
+EnvironmentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """It is done; there is nothing to add."""
+
+
+# hub
+
+
+class EnvironmentVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable version of an environment."""
+
+    id: str
+    """`org/name`."""
+    version: str
+    digest: str
+    key: str
+    packed_bytes: int
+    published_at: float
+    """Seconds since the epoch."""
+
+
+class EnvironmentUpload(Request, frozen=True, kw_only=True):
+    """One part of an archive, before `environment.publish` names it."""
+
+    name: ClassVar[str] = "environment.upload"
+    service: ClassVar[str] = "hub"
+    reply: ClassVar[type[msgspec.Struct]] = Done
+
+    digest: str
+    """sha256 of the whole archive, in hex."""
+    part: int
+    data: bytes
+    """At most 512 KiB."""
+
+
+class EnvironmentPublish(Request, frozen=True, kw_only=True):
+    """The uploaded parts are a version of this environment. The hub asks a scorer to check it first."""
+
+    name: ClassVar[str] = "environment.publish"
+    service: ClassVar[str] = "hub"
+    reply: ClassVar[type[msgspec.Struct]] = EnvironmentVersion
+
+    org: Token
+    environment: EnvironmentName
+    digest: str
+    parts: int
+
+
+class EnvironmentResolve(Request, frozen=True, kw_only=True):
+    """Which version does `org/name` or `org/name@version` mean?"""
+
+    name: ClassVar[str] = "environment.resolve"
+    service: ClassVar[str] = "hub"
+    reply: ClassVar[type[msgspec.Struct]] = EnvironmentVersion
+
+    reference: str
+
+
+class EnvironmentListing(msgspec.Struct, frozen=True, kw_only=True):
+    environments: list[EnvironmentVersion]
+    """The newest version of each."""
+
+
+class EnvironmentList(Request, frozen=True, kw_only=True):
+    name: ClassVar[str] = "environment.list"
+    service: ClassVar[str] = "hub"
+    reply: ClassVar[type[msgspec.Struct]] = EnvironmentListing
+
+    org: Token
+
+
+# scorer
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a clean process found when it loaded an environment."""
+
+    rows: dict[str, int] = {}
+    """Rows of each split that was found."""
+    fault: Fault | None = None
+    notes: list[str] = []
+    prompt_text: str = ""
+    """What the package's own TRAINING_CONTRACT.md says."""
+
+
+class EnvironmentCheck(Request, frozen=True, kw_only=True):
+    """Does this archive load, and are its rows sound?"""
+
+    name: ClassVar[str] = "environment.check"
+    service: ClassVar[str] = "scorer"
+    reply: ClassVar[type[msgspec.Struct]] = CheckReport
+
+    key: str
+    digest: str
+    params: dict[str, Any] = {}
+
+
+# scheduler
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in one line."""
+
+    run_id: str
+    state: str
+    """queued, planning, running, done, failed, cancelled."""
+    algorithm: str
+    model: str
+    environment: str
+    submitted_at: float
+    step: int
+    steps: int
+    reason: str = ""
+    name: str = ""
+    waiting_for: str = ""
+    """What a queued or running run waits for."""
+
+
+class RunSubmit(Request, frozen=True, kw_only=True):
+    """Do this. Sent twice with one `run_id`, it is one run."""
+
+    name: ClassVar[str] = "run.submit"
+    service: ClassVar[str] = "scheduler"
+    reply: ClassVar[type[msgspec.Struct]] = RunState
+
+    spec: RunSpec
+
+
+class RunCancel(Request, frozen=True, kw_only=True):
+    name: ClassVar[str] = "run.cancel"
+    service: ClassVar[str] = "scheduler"
+    reply: ClassVar[type[msgspec.Struct]] = RunState
+
+    org: Token
+    run_id: Token
+
+
+class RunListing(msgspec.Struct, frozen=True, kw_only=True):
+    runs: list[RunState]
+    """Newest first."""
+
+
+class RunList(Request, frozen=True, kw_only=True):
+    name: ClassVar[str] = "run.list"
+    service: ClassVar[str] = "scheduler"
+    reply: ClassVar[type[msgspec.Struct]] = RunListing
+
+    org: Token
+
+
+# recorder
+
+
+class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact as the stream holds it."""
+
+    sequence: int
+    time: float
+    """Seconds since the epoch."""
+    subject: str
+    caused_by: str
+    event: str
+    """Its name, e.g. `step.finished.v1`."""
+    body: dict[str, Any]
+    """The fact's fields; token arrays of `group.*` are left out."""
+
+
+class EventsPage(msgspec.Struct, frozen=True, kw_only=True):
+    events: list[RecordedEvent]
+    """In order."""
+    upto: int
+    """Ask again with `after` = this."""
+    more: bool
+    """There is more to read right now."""
+
+
+class EventsFind(Request, frozen=True, kw_only=True):
+    """What has been said about a run after a position of the stream?"""
+
+    name: ClassVar[str] = "events.find"
+    service: ClassVar[str] = "recorder"
+    reply: ClassVar[type[msgspec.Struct]] = EventsPage
+
+    org: Token
+    run_id: Token
+    after: int = 0
+    nouns: list[str] = []
+    """E.g. `run`, `step`; empty: all but `group`."""
+    wait_s: float = 0.0
+    """How long to wait for news if there is none yet."""
+
+
+# rollout
+
+
+class GeneratedText(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of an answer."""
+
+    text: str
+    """What came since the last piece."""
+    finish_reason: str = ""
+    """Set on the last piece: `stop` or `length`."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Generate(Request, frozen=True, kw_only=True):
+    """Continue this conversation."""
+
+    name: ClassVar[str] = "generate"
+    service: ClassVar[str] = "rollout"
+    reply: ClassVar[type[msgspec.Struct]] = GeneratedText
+    streams: ClassVar[bool] = True
+    route: ClassVar[str | None] = "pool"
+
+    pool: Token
+    policy: PolicyRef
+    messages: list[Message]
+    temperature: float = 1.0
+    max_tokens: int = 320
+    stop_sequences: list[str] = []
+    seed: int = 0
+    thinking: bool = False

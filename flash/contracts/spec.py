@@ -1,0 +1,88 @@
+"""What a run is to do, resolved: nothing left to default, look up or ask."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from flash.contracts.base import Token
+from flash.contracts.values import PolicyRef
+
+Algorithm = Literal["sft", "grpo", "eval"]
+
+
+class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable version of an author's package, and how to load it."""
+
+    id: str
+    """`org/name`."""
+    version: Token
+    """The first 12 hex digits of `digest`."""
+    digest: str
+    """sha256 of the archive, in hex."""
+    key: str
+    """Where the archive lies in the store."""
+    params: dict[str, Any] = {}
+    """What `load_environment` is called with."""
+
+
+class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How the adapter is trained; the units and meanings are those of the run config."""
+
+    lora_rank: int
+    lora_alpha: int
+    learning_rate: float
+    batch_size: int
+    """SFT: sequences; GRPO: prompts; per step."""
+    max_length: int
+    """Tokens a sequence may have, prompt included."""
+    save_every: int
+    init_from_adapter: PolicyRef | None = None
+    epochs: int = 1
+    max_steps: int = 0
+    max_examples: int = 0
+    steps: int = 0
+    kl_penalty_coef: float = 0.0
+    max_lag: int = 1
+    loss: Literal["dr_grpo"] = "dr_grpo"
+    importance_correction: Literal["truncate", "none"] = "truncate"
+    max_faults: float = 0.2
+
+
+class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How a group is drawn."""
+
+    group_size: int
+    temperature: float
+    max_tokens: int
+    stop_sequences: list[str] = []
+
+
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A run, as the scheduler accepted it. Stored under `runs/<run>/spec.json`."""
+
+    org: Token
+    run_id: Token
+    algorithm: Algorithm
+    model: str
+    pool: Token
+    """Which rollouts and learners work at it: those that serve its base model."""
+    seed: int
+    environment: EnvironmentSpec
+    split: str
+    """Which rows: `train`, `eval`, or a name of the author's."""
+    prompt_text: str = ""
+    """The system text, from the params or the package."""
+    thinking: bool = False
+    sampling: SamplingSpec | None = None
+    """None for SFT, which samples nothing."""
+    train: TrainSpec | None = None
+    """None for an evaluation, which trains nothing."""
+    policy: PolicyRef = PolicyRef()
+    """What an evaluation evaluates."""
+    reference: str = ""
+    """How people name that policy: a base model, or `RUN/step-N`."""
+    max_examples: int = 0
+    """How many rows an evaluation plays; 0: all."""
+    name: str = ""
+    tags: list[str] = []
+    note: str = ""

@@ -1,0 +1,95 @@
+"""What every service does alike: settings, logging, signals, and running until it is told to stop."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from flash.bus import Bus
+from flash.config.settings import ServiceSettings
+from flash.errors import ConfigError
+from flash.store import Store, open_store
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a service is given to work with."""
+
+    bus: Bus
+    store: Store
+    replica: str
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    """Run this beside the service until it stops; if it raises, the process ends."""
+
+
+def main(service: str, settings_type: type[S], serve: Callable[[Process, S], Awaitable[None]]) -> None:
+    """Start a service and run it until SIGTERM or SIGINT. `serve` sets it up and returns.
+
+    Exits with 2 and one sentence when the settings cannot be used.
+    """
+    try:
+        settings = settings_type.from_env()
+    except ConfigError as error:
+        sys.exit(f"{service}: {error}")
+    configure_logging(settings.log_level, service=service, replica=settings.replica)
+    asyncio.run(_run(service, settings, serve))
+
+
+async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitable[None]]) -> None:
+    from flash.bus.jetstream import connect
+
+    log = structlog.get_logger()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    store = await open_store(settings.store_url)
+    bus = await connect(settings.nats_url, store, name=f"{service}:{settings.replica}")
+    failed: list[BaseException] = []
+    beside: set[asyncio.Task[None]] = set()
+
+    def spawn(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        beside.add(task)
+        task.add_done_callback(ended)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        beside.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            failed.append(error)
+            stop.set()
+
+    try:
+        await serve(Process(bus=bus, store=store, replica=settings.replica, spawn=spawn), settings)
+        log.info("service.ready")
+        await stop.wait()
+    finally:
+        log.info("service.stopping")
+        for task in list(beside):
+            task.cancel()
+        await bus.close(settings.grace_s)
+    if failed:
+        raise failed[0]
+
+
+def configure_logging(level: str, **bound: str) -> None:
+    """One JSON line an event on stderr, with `bound` in each."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(**bound)
