@@ -1,18 +1,18 @@
 """The errors of Flash, as a tree. A message says what was found, what was wanted, and what to do.
 
-    FlashError
-    ├── ConfigError          what a person wrote cannot be used
-    ├── EnvironmentFault     the author's package cannot be used
-    ├── NotFound             nothing goes by that name
-    ├── Refused              the other side understood, and says no
-    ├── BusError             the bus cannot be used or did not answer
-    │   ├── NobodyAnswers    no replica took the request in time
-    │   ├── Fenced           somebody else has taken over: stop without a further word
-    │   └── Rejected         this message can never work
-    └── StoreError           the object store cannot be used
-        ├── NoSuchObject     nothing lies under that key
-        ├── AlreadyThere     a conditional put met an object
-        └── Damaged          what was read is not what was written
+FlashError
+├── ConfigError          what a person wrote cannot be used
+├── EnvironmentFault     the author's package cannot be used
+├── NotFound             nothing goes by that name
+├── Refused              the other side understood, and says no
+├── BusError             the bus cannot be used or did not answer
+│   ├── NobodyAnswers    no replica took the request in time
+│   ├── Fenced           somebody else has taken over: stop without a further word
+│   └── Rejected         this message can never work
+└── StoreError           the object store cannot be used
+    ├── NoSuchObject     nothing lies under that key
+    ├── AlreadyThere     a conditional put met an object
+    └── Damaged          what was read is not what was written
 """
 
 

@@ -119,7 +119,9 @@ class Bus(Protocol):
     async def last(self, pattern: str) -> Told | None:
         """The newest fact on these subjects."""
 
-    async def answer(self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], **metadata: str) -> None:
+    async def answer(
+        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], **metadata: str
+    ) -> None:
         """Answer requests as one replica of a service, until `close`.
 
         A value of `answers` is an async function from a request to its reply, or for a request that streams an async

@@ -30,7 +30,9 @@ class ServiceSettings(BaseModel, frozen=True, extra="forbid"):
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Raises ConfigError naming the variable, what was found and what was wanted."""
         found = os.environ if environment is None else environment
-        given = {field: found[f"FLASH_{field.upper()}"] for field in cls.model_fields if f"FLASH_{field.upper()}" in found}
+        given = {
+            field: found[f"FLASH_{field.upper()}"] for field in cls.model_fields if f"FLASH_{field.upper()}" in found
+        }
         try:
             return cls.model_validate(given)
         except ValidationError as error:
