@@ -51,7 +51,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return ".".join(("flash", noun, "*", version, *held, ">"))
 
     def encode(self) -> bytes:
-        return _ENCODERS[self.wire].encode(self)
+        body: bytes = _ENCODERS[self.wire].encode(self)
+        return body
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
