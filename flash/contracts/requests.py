@@ -30,6 +30,10 @@ class EnvironmentVersion(msgspec.Struct, frozen=True, kw_only=True):
     packed_bytes: int
     published_at: float
     """Seconds since the epoch."""
+    rows: dict[str, int] = {}
+    """Rows of each split that the check at publishing found."""
+    prompt_text: str = ""
+    """What the package's own TRAINING_CONTRACT.md says."""
 
 
 class EnvironmentUpload(Request, frozen=True, kw_only=True):

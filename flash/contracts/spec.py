@@ -42,6 +42,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_examples: int = 0
     steps: int = 0
     kl_penalty_coef: float = 0.0
+    advantage_clip: float = 0.0
+    """Recorded, no effect."""
     max_lag: int = 1
     loss: Literal["dr_grpo"] = "dr_grpo"
     importance_correction: Literal["truncate", "none"] = "truncate"

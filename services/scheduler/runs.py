@@ -223,7 +223,8 @@ def _(event: StepClaimed, run: Run, *, max_takeovers: int) -> Run:
 
 @after.register
 def _(event: StepFinished, run: Run, *, max_takeovers: int) -> Run:
-    assert run.spec.train is not None
+    if run.spec.train is None:
+        return run
     policies = (*run.policies, (event.step, event.policy))[-(run.spec.train.max_lag + 2) :]
     recent = (*run.recent, event)[-FAULT_WINDOW:] if event.rollouts else run.recent
     run = replace(run, step=event.step, claims=0, policies=policies, recent=recent, metrics=event.metrics)

@@ -1,0 +1,42 @@
+"""Steps, and the rows they play."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.scheduler.planning import Plan, chunks_needed, rows_of_step
+
+SIZES = st.integers(1, 60).flatmap(lambda rows: st.tuples(st.just(rows), st.integers(1, rows)))
+
+
+@given(SIZES, st.integers(0, 5), st.integers(1, 40))
+def test_no_row_is_played_twice_in_a_step(sizes: tuple[int, int], seed: int, step: int) -> None:
+    rows, prompts = sizes
+
+    played = rows_of_step(Plan(rows, prompts, 40), seed, step)
+
+    assert len(set(played)) == prompts
+    assert all(0 <= row < rows for row in played)
+
+
+@given(SIZES, st.integers(0, 5))
+def test_an_epoch_plays_every_row_at_most_once(sizes: tuple[int, int], seed: int) -> None:
+    rows, prompts = sizes
+    per_epoch = rows // prompts
+
+    played = [row for step in range(1, per_epoch + 1) for row in rows_of_step(Plan(rows, prompts, 40), seed, step)]
+
+    assert len(set(played)) == len(played) == per_epoch * prompts
+
+
+def test_the_rows_of_a_step_depend_on_seed_and_step_alone() -> None:
+    plan = Plan(rows=100, prompts_per_step=8, steps=40)
+
+    assert rows_of_step(plan, 7, 3) == rows_of_step(plan, 7, 3)
+    assert rows_of_step(plan, 7, 3) != rows_of_step(plan, 8, 3)
+    assert rows_of_step(plan, 7, 3) != rows_of_step(plan, 7, 4)
+
+
+def test_chunks_hold_1024_rows() -> None:
+    assert list(chunks_needed(1)) == [0]
+    assert list(chunks_needed(1_024)) == [0]
+    assert list(chunks_needed(1_025)) == [0, 1]

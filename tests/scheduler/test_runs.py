@@ -1,0 +1,263 @@
+"""The run's state machine."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flash.contracts.base import RunEvent
+from flash.contracts.groups import GroupScored
+from flash.contracts.runs import (
+    DatasetFailed,
+    DatasetPrepared,
+    DatasetRequested,
+    RunCancelled,
+    RunCancelRequested,
+    RunCompleted,
+    RunFailed,
+    RunPlanned,
+    RunStarted,
+)
+from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
+from flash.contracts.steps import StepClaimed, StepFinished, StepSaved, TrainingFailed
+from flash.contracts.values import Example, Fault, PolicyRef, Rollout, Verdict
+from services.scheduler.runs import Run, after, follows, wanted_groups
+
+ENVIRONMENT = EnvironmentSpec(id="local/sort", version="abc", digest="abc", key="k")
+RAISED = Fault(kind="raised", message="ZeroDivisionError: division by zero")
+
+
+def spec(algorithm: str = "grpo", **train: Any) -> RunSpec:
+    knobs = {
+        "lora_rank": 8, "lora_alpha": 16, "learning_rate": 1e-3, "batch_size": 2, "max_length": 64, "save_every": 5,
+        "steps": 4, "max_lag": 1,
+    } | train  # fmt: skip
+    return RunSpec(
+        org="local", run_id="r1", algorithm=algorithm, model="tiny", pool="tiny", seed=1,  # type: ignore[arg-type]
+        environment=ENVIRONMENT, split="train",
+        sampling=SamplingSpec(group_size=2, temperature=1.0, max_tokens=8) if algorithm != "sft" else None,
+        train=TrainSpec(**knobs) if algorithm != "eval" else None,
+    )  # fmt: skip
+
+
+def run_after(*events: RunEvent, of: RunSpec | None = None) -> Run:
+    run = Run(spec=of or spec(), submitted_at=0.0)
+    for event in events:
+        run = after(event, run, max_takeovers=5)
+    return run
+
+
+def prepared(rows: int = 8, chunk: int = 0, **more: Any) -> DatasetPrepared:
+    return DatasetPrepared(org="local", run_id="r1", chunk=chunk, rows=rows, key="d", **more)
+
+
+def planned(run: Run) -> Run:
+    [event] = [event for event in follows(run) if isinstance(event, RunPlanned)]
+    return after(event, run, max_takeovers=5)
+
+
+def started() -> RunStarted:
+    return RunStarted(org="local", run_id="r1", pool="tiny", attempt=1, steps=4, prompts_per_step=2, rows=8)
+
+
+def finished(step: int, **more: Any) -> StepFinished:
+    return StepFinished(
+        org="local", run_id="r1", attempt=1, step=step, policy=PolicyRef(version=step, digest=f"d{step}"), **more
+    )
+
+
+def claimed(attempt: int) -> StepClaimed:
+    return StepClaimed(org="local", run_id="r1", attempt=attempt, learner="l")
+
+
+def scored(group: int, rewards: list[float | None]) -> GroupScored:
+    verdicts = [Verdict(reward=r, success=r > 0) if r is not None else Verdict(fault=RAISED) for r in rewards]
+    return GroupScored(
+        org="local", run_id="r1", scope="eval", step=1, group=group, example=Example(index=group, id="e", input="x"),
+        policy=PolicyRef(), prompt_ids=b"", rollouts=[Rollout(token_ids=b"\0" * 8) for _ in rewards], verdicts=verdicts,
+    )  # fmt: skip
+
+
+def test_a_submitted_run_asks_for_the_first_chunk_of_its_dataset() -> None:
+    assert follows(run_after()) == [DatasetRequested(org="local", run_id="r1", chunk=0)]
+    assert run_after().state == "queued"
+
+
+def test_a_counted_dataset_gives_a_plan_clamped_to_its_rows() -> None:
+    run = run_after(prepared(rows=1), of=spec(batch_size=64))
+
+    assert RunPlanned(org="local", run_id="r1", rows=1, prompts_per_step=1, steps=4) in follows(run)
+
+
+def test_a_run_starts_once_and_asks_for_no_group_before_the_start_policy_is_out() -> None:
+    run = planned(run_after(prepared()))
+
+    assert [type(event) for event in follows(run)] == [RunStarted]
+    run = after(started(), run, max_takeovers=5)
+    assert follows(run) == []
+    assert list(wanted_groups(run, eval_window=4)) == []
+    assert run.state == "running"
+
+
+def test_groups_are_asked_for_as_far_ahead_as_max_lag_allows_with_the_oldest_policy_that_will_do() -> None:
+    run = after(finished(0), after(started(), planned(run_after(prepared())), max_takeovers=5), max_takeovers=5)
+    wanted = list(wanted_groups(run, eval_window=4))
+    assert [(w.step, w.group, w.policy.version) for w in wanted] == [(1, 0, 0), (1, 1, 0), (2, 0, 0), (2, 1, 0)]
+
+    run = after(finished(1), run, max_takeovers=5)
+    wanted = list(wanted_groups(run, eval_window=4))
+    assert [(w.step, w.policy.version) for w in wanted] == [(2, 0), (2, 0), (3, 1), (3, 1)]
+
+
+def test_strictly_on_policy_runs_ask_for_one_step_at_a_time() -> None:
+    run = run_after(prepared(), started(), finished(0), finished(1), of=spec(max_lag=0))
+
+    assert {(w.step, w.policy.version) for w in wanted_groups(planned(run), eval_window=4)} == {(2, 1)}
+
+
+def test_no_group_is_asked_for_beyond_the_last_step() -> None:
+    run = planned(run_after(prepared(), started(), *(finished(s) for s in range(4))))
+
+    assert {w.step for w in wanted_groups(run, eval_window=4)} == {4}
+
+
+def test_the_final_save_completes_a_run_with_its_last_metrics() -> None:
+    final = StepSaved(org="local", run_id="r1", attempt=1, step=4, key="k", policy=PolicyRef(version=4), final=True)
+    run = run_after(prepared(), started(), finished(4, metrics={"reward": 0.5}), final)
+
+    assert follows(run) == [RunCompleted(org="local", run_id="r1", metrics={"reward": 0.5})]
+    assert follows(after(follows(run)[0], run, max_takeovers=5)) == []  # type: ignore[arg-type]
+
+
+def test_a_cancelled_run_says_so_at_once_and_whatever_comes_later_changes_nothing() -> None:
+    run = run_after(prepared(), started(), RunCancelRequested(org="local", run_id="r1"))
+
+    assert follows(run) == [RunCancelled(org="local", run_id="r1")]
+    assert run_after(
+        prepared(), started(), RunCancelRequested(org="local", run_id="r1"), finished(1)
+    ).state == "cancelled"  # fmt: skip
+
+
+def test_a_dataset_that_cannot_be_prepared_fails_the_run_with_the_authors_traceback() -> None:
+    run = run_after(DatasetFailed(org="local", run_id="r1", chunk=0, fault=RAISED))
+
+    [event] = follows(run)
+    assert isinstance(event, RunFailed)
+    assert event.fault == RAISED
+    assert "ZeroDivisionError" in event.reason
+
+
+def test_an_empty_dataset_fails_the_run() -> None:
+    [event] = follows(run_after(prepared(rows=0)))
+
+    assert isinstance(event, RunFailed)
+    assert "has no rows" in event.reason
+
+
+def test_sft_without_gold_output_fails_the_run_naming_the_rows() -> None:
+    [event] = follows(run_after(prepared(missing_output=[2, 5]), of=spec("sft", epochs=1)))
+
+    assert isinstance(event, RunFailed)
+    assert "rows 2, 5 have none" in event.reason
+
+
+def test_rows_beyond_max_examples_need_no_gold_output() -> None:
+    run = run_after(prepared(missing_output=[2, 5]), of=spec("sft", epochs=1, max_examples=2))
+
+    assert run.ending is None
+
+
+def test_sft_starts_when_every_chunk_is_prepared() -> None:
+    run = planned(run_after(prepared(rows=2_000), of=spec("sft", epochs=1)))
+    assert follows(run) == [DatasetRequested(org="local", run_id="r1", chunk=1)]
+
+    run = after(prepared(rows=2_000, chunk=1), run, max_takeovers=5)
+    assert [type(event) for event in follows(run)] == [RunStarted]
+
+
+def test_faults_beyond_the_limit_over_three_steps_fail_the_run() -> None:
+    bad = [finished(s, rollouts=10, faults=3, fault_samples=[RAISED]) for s in (1, 2, 3)]
+    assert run_after(prepared(), started(), *bad[:2]).ending is None
+
+    [event] = follows(run_after(prepared(), started(), *bad))
+    assert isinstance(event, RunFailed)
+    assert event.reason.startswith("9 of the last 30 rollouts were faults")
+    assert event.fault == RAISED
+
+
+def test_learners_that_die_without_a_step_fail_the_run_after_five_takeovers() -> None:
+    deaths = [claimed(n) for n in range(1, 7)]
+    assert run_after(prepared(), started(), *deaths[:5]).ending is None
+    assert run_after(prepared(), started(), *deaths[:5], finished(1), deaths[5]).ending is None
+
+    assert run_after(prepared(), started(), *deaths).state == "failed"
+
+
+def test_training_that_cannot_work_fails_the_run() -> None:
+    run = run_after(
+        prepared(), started(), TrainingFailed(org="local", run_id="r1", attempt=1, reason="all rows too long")
+    )
+
+    assert follows(run) == [RunFailed(org="local", run_id="r1", reason="all rows too long")]
+
+
+def test_an_evaluation_asks_in_a_window_and_sums_up_when_all_is_scored() -> None:
+    run = planned(run_after(prepared(rows=3), of=spec("eval")))
+    assert [w.group for w in wanted_groups(run, eval_window=2)] == [0, 1]
+
+    for group, rewards in enumerate([[1.0, 0.0], [1.0, None], [1.0, 1.0]]):
+        run = after(scored(group, rewards), run, max_takeovers=5)  # type: ignore[arg-type]
+    [event] = follows(run)
+    assert isinstance(event, RunCompleted)
+    assert event.metrics["reward"] == pytest.approx(0.8)
+    assert event.metrics["reward_std"] == pytest.approx(0.4)
+    assert (event.metrics["rollouts"], event.metrics["faults"], event.metrics["completion_tokens"]) == (6, 1, 2.0)
+
+
+def test_a_group_scored_twice_counts_once() -> None:
+    run = planned(run_after(prepared(rows=3), of=spec("eval")))
+
+    once = after(scored(0, [1.0]), run, max_takeovers=5)
+    assert after(scored(0, [1.0]), once, max_takeovers=5) == once
+
+
+def test_an_evaluation_whose_every_rollout_is_a_fault_fails() -> None:
+    run = run_after(prepared(rows=1), scored(0, [None, None]), of=spec("eval"))
+
+    assert run.state == "failed"
+
+
+FACTS: list[RunEvent] = [
+    prepared(), prepared(rows=0), started(), claimed(1), finished(0), finished(1), finished(2, rollouts=4, faults=4),
+    RunCancelRequested(org="local", run_id="r1"), TrainingFailed(org="local", run_id="r1", attempt=1, reason="no"),
+    DatasetFailed(org="local", run_id="r1", chunk=0, fault=RAISED), scored(0, [1.0, None]),
+    StepSaved(org="local", run_id="r1", attempt=1, step=4, key="k", policy=PolicyRef(version=4), final=True),
+    RunCompleted(org="local", run_id="r1"), RunFailed(org="local", run_id="r1", reason="no"),
+    RunCancelled(org="local", run_id="r1"),
+]  # fmt: skip
+
+
+@given(st.sampled_from(["grpo", "sft", "eval"]), st.lists(st.sampled_from(FACTS), max_size=12))
+def test_whatever_the_order_of_facts_a_run_ends_once_and_asks_for_nothing_after(
+    algorithm: str, facts: list[Any]
+) -> None:
+    run = run_after(*facts, of=spec(algorithm))
+
+    said = follows(run)
+    list(wanted_groups(run, eval_window=4))
+    if run.ending:
+        assert len(said) == (0 if run.ending.told else 1)
+        assert list(wanted_groups(run, eval_window=4)) == []
+    for event in said:  # hearing what one has said changes neither state nor mind
+        again = after(event, run, max_takeovers=5)  # type: ignore[arg-type]
+        assert event not in [e for e in follows(again) if not isinstance(e, DatasetRequested)]
+    assert run.described().state in {"queued", "planning", "running", "done", "failed", "cancelled"}
+
+
+def test_a_run_describes_itself_in_one_line() -> None:
+    line = replace(run_after(prepared(), started(), finished(0)), submitted_at=5.0).described()
+
+    assert (line.state, line.step, line.steps, line.waiting_for) == ("running", 0, 4, "")
+    assert run_after(prepared(), started()).described().waiting_for == "a learner of pool tiny"
