@@ -243,10 +243,11 @@ def _(event: TrainingFailed, run: Run, *, max_takeovers: int) -> Run:
 
 @after.register
 def _(event: GroupScored, run: Run, *, max_takeovers: int) -> Run:
-    if run.ending or run.plan is None or event.scope != "eval" or event.group in run.scored:
+    plan = run.plan
+    if run.ending or plan is None or event.scope != "eval" or event.group in run.scored:
         return run
     run = replace(run, scored=run.scored | {event.group}, tally=run.tally.plus(event))
-    if len(run.scored) < run.plan.rows:
+    if len(run.scored) < plan.rows:
         return run
     if run.tally.faults == run.tally.rollouts:
         fault = next(verdict.fault for verdict in event.verdicts if verdict.fault)

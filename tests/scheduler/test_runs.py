@@ -239,11 +239,21 @@ FACTS: list[RunEvent] = [
 ]  # fmt: skip
 
 
+def steps_in_order(facts: list[Any]) -> list[Any]:
+    """The fence lets a run's steps into the stream in order only."""
+    kept: list[Any] = []
+    for fact in facts:
+        done = sum(isinstance(earlier, StepFinished) for earlier in kept)
+        if not isinstance(fact, StepFinished) or fact.step == done:
+            kept.append(fact)
+    return kept
+
+
 @given(st.sampled_from(["grpo", "sft", "eval"]), st.lists(st.sampled_from(FACTS), max_size=12))
 def test_whatever_the_order_of_facts_a_run_ends_once_and_asks_for_nothing_after(
     algorithm: str, facts: list[Any]
 ) -> None:
-    run = run_after(*facts, of=spec(algorithm))
+    run = run_after(*steps_in_order(facts), of=spec(algorithm))
 
     said = follows(run)
     list(wanted_groups(run, eval_window=4))
