@@ -182,7 +182,9 @@ def checked(values: Table) -> RunConfig:
     except ValidationError as error:
         complaints += [_sentence(detail, ("train",), algorithm) for detail in error.errors()]
     try:
-        config = RunConfig.model_validate({**values, "thinking": thinking, "train": train or SftTrain()})
+        config = RunConfig.model_validate(
+            {**values, "thinking": thinking, "train": train or SftTrain.model_validate({})}
+        )
     except ValidationError as error:
         complaints += [_sentence(detail, (), algorithm) for detail in error.errors()]
     if complaints:
@@ -321,7 +323,7 @@ def _defaults(algorithm: str, written: Table, thinking: bool, model_card: ModelC
         max_tokens = values.get("max_tokens", 1_536 if thinking else 320)
         values["max_tokens"] = min(max_tokens, model_card.context // 2)
         answer = written.get("max_tokens")
-        max_length = max(1_024, 2_048 + (answer if _is_int(answer) else values["max_tokens"]))
+        max_length = 2_048 + (answer if isinstance(answer, int) and answer > 0 else values["max_tokens"])
     values.setdefault("max_length", min(max_length, model_card.context))
     if "init_from_adapter" in written:
         values |= {"lora_rank": None, "lora_alpha": None}
@@ -457,7 +459,3 @@ def _shown(value: object) -> str:
     except TypeError:
         text = str(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

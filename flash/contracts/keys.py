@@ -9,6 +9,9 @@ from flash.contracts.spec import RunSpec
 DATASET_CHUNK = 1_024
 """Rows in one object of a prepared dataset."""
 
+UPLOAD_PART_BYTES = 512 * 1024
+"""Of an archive, in one `environment.upload`."""
+
 
 def environment_key(org: str, name: str, version: str) -> str:
     return f"environments/{org}/{name}/{version}.tar.zst"

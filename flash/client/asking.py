@@ -1,0 +1,92 @@
+"""One question, one answer: what is asked of hub and scheduler. A service that is still starting is waited for."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from flash.bus import Bus
+from flash.contracts.base import Request
+from flash.contracts.requests import (
+    EnvironmentList,
+    EnvironmentListing,
+    EnvironmentResolve,
+    EnvironmentVersion,
+    RunCancel,
+    RunList,
+    RunListing,
+    RunState,
+    RunSubmit,
+)
+from flash.contracts.spec import RunSpec
+from flash.errors import NobodyAnswers
+
+ORG = "local"
+"""The organisation of a stack without logins."""
+
+Say = Callable[[str], object]
+"""Hears what a person may want to know while they wait."""
+
+
+def silence(note: str) -> None:
+    """Nobody wants to know."""
+
+
+async def ask(
+    bus: Bus,
+    request: Request,
+    *,
+    timeout_s: float = 10.0,
+    patience_s: float = 30.0,
+    pause_s: float = 0.5,
+    say: Say = silence,
+) -> Any:
+    """The reply to a request that may be asked twice, asked again while nobody answers.
+
+    Raises NobodyAnswers when `patience_s` is over, and at once what the service raised.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + patience_s
+    waiting = ""
+    while True:
+        try:
+            return await bus.ask(request, timeout_s)
+        except NobodyAnswers as error:
+            if clock() >= deadline:
+                raise NobodyAnswers(
+                    f"{request.service} did not answer {request.name} within {patience_s:g} s ({error}): "
+                    "`flash ps` shows what runs"
+                ) from error
+            if waiting != str(error):
+                waiting = str(error)
+                say(f"waiting for the {request.service}: {waiting}")
+        await asyncio.sleep(pause_s)
+
+
+async def submit(bus: Bus, spec: RunSpec, *, say: Say = silence) -> RunState:
+    """Start a run. Submitted twice with one run id, it is one run."""
+    state: RunState = await ask(bus, RunSubmit(spec=spec), say=say)
+    return state
+
+
+async def cancel(bus: Bus, run_id: str, *, org: str = ORG) -> RunState:
+    """Ask a run to stop. Raises NotFound, and Refused for a run that is over."""
+    state: RunState = await ask(bus, RunCancel(org=org, run_id=run_id))
+    return state
+
+
+async def runs(bus: Bus, *, org: str = ORG) -> list[RunState]:
+    """Every run, newest first."""
+    listing: RunListing = await ask(bus, RunList(org=org))
+    return listing.runs
+
+
+async def pin(bus: Bus, reference: str, *, say: Say = silence) -> EnvironmentVersion:
+    """The version that `org/name` or `org/name@version` means now. Raises NotFound."""
+    version: EnvironmentVersion = await ask(bus, EnvironmentResolve(reference=reference), say=say)
+    return version
+
+
+async def environments(bus: Bus, *, org: str = ORG) -> list[EnvironmentVersion]:
+    """The newest version of each environment."""
+    listing: EnvironmentListing = await ask(bus, EnvironmentList(org=org))
+    return listing.environments

@@ -1,0 +1,99 @@
+"""References to weights: `RUN`, `RUN/final`, `RUN/step-N`, or the name of a base model."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from flash.bus import Bus
+from flash.client.asking import ORG
+from flash.client.view import RunView, Save, view
+from flash.contracts.base import Token
+from flash.contracts.values import PolicyRef
+from flash.errors import NotFound
+from flash.models import card
+
+_CHECKPOINT = re.compile(r"(?P<run>flash-\d+-[0-9a-f]{8})(/(?P<place>final|step-(?P<step>\d+)))?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Weights that can be sampled from, evaluated, or trained on."""
+
+    text: str
+    """The short form: a base model, or `RUN/step-N`."""
+    model: str
+    policy: PolicyRef
+    thinking: bool = False
+    """As the run was trained."""
+    lora_rank: int = 0
+    lora_alpha: int = 0
+    """0: there is no adapter."""
+    note: str = ""
+    """What should be said aloud about the choice."""
+
+    @property
+    def pool(self) -> Token:
+        return card(self.model).pool
+
+
+async def resolve_reference(bus: Bus, text: str, *, org: str = ORG) -> Reference:
+    """What a reference means now. `RUN` is its final adapter, and while it is not done its newest saved step.
+
+    Raises NotFound for a run, a step or a model that is not there.
+    """
+    found = _CHECKPOINT.fullmatch(text)
+    if not found:
+        return _base_model(text)
+    return chosen(await view(bus, found["run"], org=org), found["place"] or "")
+
+
+def is_run(text: str) -> bool:
+    """Whether this is a reference to a run rather than to a base model."""
+    return _CHECKPOINT.fullmatch(text) is not None
+
+
+def chosen(run: RunView, place: str) -> Reference:
+    """The checkpoint of a run at `final`, at `step-N`, or, with an empty `place`, the best there is."""
+    final = next((save for save in run.saves if save.final), None)
+    if place == "final":
+        if final is None:
+            raise NotFound(f"{run.run_id} is {run.state} and has no final adapter{_saved(run)}")
+        return _reference(run, final)
+    if place:
+        step = int(place.removeprefix("step-"))
+        save = next((save for save in run.saves if save.step == step), None)
+        if save is None:
+            raise NotFound(f"{run.run_id} has no checkpoint {place}{_saved(run)}")
+        return _reference(run, save)
+    if final:
+        return _reference(run, final)
+    if not run.saves:
+        raise NotFound(f"{run.run_id} is {run.state} and has saved nothing yet: `flash status {run.run_id}`")
+    newest = run.saves[-1]
+    return _reference(run, newest, note=f"{run.run_id} is {run.state}: using its newest save, step {newest.step}")
+
+
+def _reference(run: RunView, save: Save, note: str = "") -> Reference:
+    train: dict[str, Any] = run.spec.get("train") or {}
+    return Reference(
+        text=f"{run.run_id}/step-{save.step}",
+        model=run.spec["model"],
+        policy=msgspec.convert(save.policy, PolicyRef),
+        thinking=run.spec.get("thinking", False),
+        lora_rank=train.get("lora_rank", 0),
+        lora_alpha=train.get("lora_alpha", 0),
+        note=note,
+    )
+
+
+def _saved(run: RunView) -> str:
+    return f"; it has {', '.join(f'step-{save.step}' for save in run.saves)}" if run.saves else "; it saved nothing yet"
+
+
+def _base_model(text: str) -> Reference:
+    if inside := re.search(r"flash-\d+-[0-9a-f]{8}", text):
+        run = inside.group()
+        raise NotFound(f"{text!r} is no reference: write {run}, {run}/final or {run}/step-N")
+    return Reference(text=text, model=card(text).name, policy=PolicyRef())

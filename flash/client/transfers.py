@@ -1,0 +1,58 @@
+"""Bringing an environment's folder to the hub."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from flash.artifacts import Packed, pack
+from flash.bus import Bus
+from flash.client.asking import ORG, Say, ask, silence
+from flash.contracts.keys import UPLOAD_PART_BYTES
+from flash.contracts.requests import EnvironmentPublish, EnvironmentUpload, EnvironmentVersion
+
+Progress = Callable[[int, int], object]
+"""Called with bytes done and bytes in all."""
+
+
+def _unseen(done_bytes: int, total_bytes: int) -> None: ...
+
+
+async def publish_environment(
+    bus: Bus,
+    folder: Path,
+    name: str,
+    *,
+    org: str = ORG,
+    progress: Progress = _unseen,
+    say: Say = silence,
+    patience_s: float = 600.0,
+) -> EnvironmentVersion:
+    """Pack a folder, or a single file, and make it a version of the environment `org/name`."""
+    packed = await asyncio.to_thread(pack, folder)
+    return await publish_packed(bus, packed, name, org=org, progress=progress, say=say, patience_s=patience_s)
+
+
+async def publish_packed(
+    bus: Bus,
+    packed: Packed,
+    name: str,
+    *,
+    org: str = ORG,
+    progress: Progress = _unseen,
+    say: Say = silence,
+    check_s: float = 180.0,
+    patience_s: float = 600.0,
+) -> EnvironmentVersion:
+    """Upload an archive part by part, then publish it; waits, and says so, while no hub or no scorer is up.
+
+    Raises EnvironmentFault with the author's traceback when the package cannot be used, Refused when the hub says no.
+    """
+    parts = range(0, len(packed.data), UPLOAD_PART_BYTES)
+    for part, start in enumerate(parts):
+        data = packed.data[start : start + UPLOAD_PART_BYTES]
+        upload = EnvironmentUpload(digest=packed.digest, part=part, data=data)
+        await ask(bus, upload, timeout_s=30.0, patience_s=patience_s, say=say)
+        progress(start + len(data), len(packed.data))
+    publish = EnvironmentPublish(org=org, environment=name, digest=packed.digest, parts=len(parts))
+    version: EnvironmentVersion = await ask(bus, publish, timeout_s=check_s, patience_s=patience_s, say=say)
+    return version

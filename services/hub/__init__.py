@@ -1,0 +1,7 @@
+"""Hub: keeps environments in immutable versions, and knows which version a name means.
+
+Hears    nothing
+Says     environment.published
+Answers  environment.upload, environment.publish, environment.resolve, environment.list
+Keeps    environments: archives in the store, their versions in the records
+"""

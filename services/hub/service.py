@@ -1,0 +1,164 @@
+"""The hub: takes archives in, has them checked, and gives each its version."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from flash.bus import Bus
+from flash.contracts.base import Request
+from flash.contracts.environments import EnvironmentPublished, slug
+from flash.contracts.keys import UPLOAD_PART_BYTES, environment_key, upload_key
+from flash.contracts.requests import (
+    CheckReport,
+    Done,
+    EnvironmentCheck,
+    EnvironmentList,
+    EnvironmentListing,
+    EnvironmentPublish,
+    EnvironmentResolve,
+    EnvironmentUpload,
+    EnvironmentVersion,
+)
+from flash.errors import EnvironmentFault, NobodyAnswers, NoSuchObject, Refused
+from flash.records import Records
+from flash.store import Store
+from services.hub import versions
+from services.hub.settings import Settings
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+log = structlog.get_logger()
+
+
+class Hub:
+    """Publishing twice, or again after a lost reply, gives the same version."""
+
+    def __init__(self, bus: Bus, store: Store, records: Records, settings: Settings, now: Callable[[], float]) -> None:
+        self._bus = bus
+        self._store = store
+        self._records = records
+        self._settings = settings
+        self._now = now
+
+    def answers(self) -> Mapping[type[Request], Callable[[Any], Awaitable[Any]]]:
+        return {
+            EnvironmentUpload: self.on_environment_upload,
+            EnvironmentPublish: self.on_environment_publish,
+            EnvironmentResolve: self.on_environment_resolve,
+            EnvironmentList: self.on_environment_list,
+        }
+
+    async def on_environment_upload(self, request: EnvironmentUpload) -> Done:
+        """Keep one part until the archive is published."""
+        self._require_digest(request.digest)
+        if not 0 < len(request.data) <= UPLOAD_PART_BYTES:
+            raise Refused(f"a part has {len(request.data):,} bytes, but 1 to {UPLOAD_PART_BYTES:,} are wanted")
+        self._require_size(request.part * UPLOAD_PART_BYTES + len(request.data), request.part)
+        await self._store.put(upload_key(request.digest, request.part), request.data)
+        return Done()
+
+    async def on_environment_publish(self, request: EnvironmentPublish) -> EnvironmentVersion:
+        """Make the uploaded parts a version of the environment, if a scorer can load them."""
+        self._require_digest(request.digest)
+        record = versions.record_id(request.org, request.environment)
+        version = versions.known(await self._records.get(record), request.digest)
+        if version is None:
+            version = await self._taken_in(request)
+        await self._records.update(record, lambda document: versions.published(document, version))
+        await self._bus.publish(_environment_published(request, version))
+        await self._forget_upload(request.digest)
+        log.info("environment.published", environment=version.id, version=version.version)
+        return version
+
+    async def on_environment_resolve(self, request: EnvironmentResolve) -> EnvironmentVersion:
+        org, _, name = request.reference.partition("@")[0].partition("/")
+        if not org or not name:
+            raise Refused(f"{request.reference!r} is no environment: an id is org/name or org/name@version")
+        documents = await self._records.all()
+        others = [version.id for version in versions.newest(documents.values())]
+        return versions.chosen(documents.get(versions.record_id(org, name)), request.reference, others)
+
+    async def on_environment_list(self, request: EnvironmentList) -> EnvironmentListing:
+        found = versions.newest((await self._records.all()).values())
+        mine = [version for version in found if version.id.startswith(f"{request.org}/")]
+        return EnvironmentListing(environments=sorted(mine, key=lambda version: version.id))
+
+    async def _taken_in(self, request: EnvironmentPublish) -> EnvironmentVersion:
+        """Put the parts together, have a scorer look at them, and keep the archive."""
+        archive = await self._assembled(request)
+        # Behind its own parts until a scorer has found it sound: what lies under a version's key is a version.
+        whole = upload_key(request.digest, request.parts)
+        await self._store.put(whole, archive)
+        report = await self._checked(EnvironmentCheck(key=whole, digest=request.digest))
+        if report.fault:
+            await self._forget_upload(request.digest)
+            traceback = f"\n{report.fault.traceback.rstrip()}" if report.fault.traceback else ""
+            raise EnvironmentFault(f"{request.environment} cannot be loaded: {report.fault.message}{traceback}")
+        version = versions.version_of(request.digest)
+        key = environment_key(request.org, request.environment, version)
+        await self._store.put(key, archive)
+        return EnvironmentVersion(
+            id=f"{request.org}/{request.environment}",
+            version=version,
+            digest=request.digest,
+            key=key,
+            packed_bytes=len(archive),
+            published_at=self._now(),
+            rows=report.rows,
+            prompt_text=report.prompt_text,
+        )
+
+    async def _assembled(self, request: EnvironmentPublish) -> bytes:
+        parts = []
+        self._require_size((request.parts - 1) * UPLOAD_PART_BYTES, request.parts)
+        for part in range(request.parts):
+            try:
+                parts.append(await self._store.get(upload_key(request.digest, part)))
+            except NoSuchObject as error:
+                raise Refused(f"part {part + 1} of {request.parts} was never uploaded: push again") from error
+        archive = b"".join(parts)
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(archive).hexdigest())
+        if digest != request.digest:
+            await self._forget_upload(request.digest)
+            raise Refused(f"the uploaded archive has the digest {digest}, but {request.digest} was told: push again")
+        return archive
+
+    async def _checked(self, check: EnvironmentCheck) -> CheckReport:
+        try:
+            report: CheckReport = await self._bus.ask(check, self._settings.check_timeout_s)
+        except NobodyAnswers as error:
+            raise NobodyAnswers("no scorer is up to check the environment") from error
+        return report
+
+    async def _forget_upload(self, digest: str) -> None:
+        prefix = upload_key(digest, 0).removesuffix(f"{0:06d}")
+        for stat in [stat async for stat in self._store.list(prefix)]:
+            await self._store.delete(stat.key)
+
+    def _require_digest(self, digest: str) -> None:
+        if not _DIGEST.fullmatch(digest):
+            raise Refused(f"the digest is {digest[:80]!r}, but the sha256 of the archive, 64 hex digits, is wanted")
+
+    def _require_size(self, num_bytes: int, part: int) -> None:
+        limit = self._settings.max_packed_bytes
+        if part < 0 or num_bytes < 0 or num_bytes > limit:
+            raise Refused(
+                f"the archive has more than {limit:,} bytes, the most that this hub takes (FLASH_MAX_PACKED_BYTES): "
+                "leave large files out, or let the environment read its rows from where they lie"
+            )
+
+
+def _environment_published(request: EnvironmentPublish, version: EnvironmentVersion) -> EnvironmentPublished:
+    return EnvironmentPublished(
+        org=request.org,
+        slug=slug(request.environment),
+        environment=request.environment,
+        version=version.version,
+        digest=version.digest,
+        key=version.key,
+        packed_bytes=version.packed_bytes,
+    )
