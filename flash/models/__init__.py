@@ -1,0 +1,9 @@
+"""The base models: which there are, where each comes from, and how messages become its tokens.
+
+Importing this loads no torch and no transformers; `flash.models.rendering` loads them when it is first used.
+"""
+
+from flash.models.catalogue import ModelCard, card, cards, pool_of
+from flash.models.places import folder, pull
+
+__all__ = ["ModelCard", "card", "cards", "folder", "pool_of", "pull"]

