@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from flash.contracts.base import Event, Request
 from flash.errors import BusError, Fenced, NobodyAnswers, Rejected
+from flash.records import Records
 
 __all__ = [
     "Bus", "BusError", "EveryReplica", "Fenced", "Handler", "NobodyAnswers", "Pool", "Rejected", "Replica", "Shared",
@@ -140,6 +141,9 @@ class Bus(Protocol):
 
     async def pools(self) -> list[Pool]:
         """The shared subscriptions and what waits in them."""
+
+    def records(self, bucket: str) -> Records:
+        """Small state with compare-and-set, shared by whoever opens the same bucket."""
 
     async def close(self, grace_s: float = 5.0) -> None:
         """Hand back at once what has not begun, let running handlers finish for `grace_s`, hand back the rest."""

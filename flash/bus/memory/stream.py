@@ -1,0 +1,123 @@
+"""The stream of one process, and each replica's view of it."""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from flash.bus import Pool, Shared
+from flash.bus.memory.clock import Clock, RealClock
+from flash.bus.memory.consumer import MemoryConsumer, View
+from flash.bus.memory.switchboard import Desk
+from flash.bus.wire import Consumer, Letter, Message, Moved
+from flash.records import MemoryRecords, Records
+
+
+class MemoryStream:
+    """Every fact, dead letter, consumer, record and answering replica that the buses of one process share."""
+
+    def __init__(self, *, ack_wait_s: float = 10.0, clock: Clock | None = None) -> None:
+        self.clock: Clock = clock or RealClock()
+        self.ack_wait_s = ack_wait_s
+        self.messages: list[Message] = []
+        """In order; the message with sequence n is at n - 1."""
+        self.dead_letters: list[Letter] = []
+        self.desks: list[Desk] = []
+        self._newest: dict[str, Message] = {}
+        self._consumers: dict[str, MemoryConsumer] = {}
+        self._buckets: dict[str, MemoryRecords] = {}
+        self._grown = asyncio.Event()
+
+    def view(self) -> "MemoryView":
+        return MemoryView(self)
+
+    def append(self, letter: Letter, *, expect: int, over: str) -> int:
+        newest = self.newest(over)
+        if (newest.sequence if newest else 0) != expect:
+            raise Moved(f"the last sequence on {over} is {newest and newest.sequence}, not {expect}")
+        sequence = len(self.messages) + 1
+        message = Message(letter.subject, dict(letter.headers), letter.body, sequence, self.clock.time())
+        self.messages.append(message)
+        self._newest[letter.subject] = message
+        self._grown.set()
+        self._grown = asyncio.Event()
+        for consumer in self._consumers.values():
+            consumer.pump()
+        return sequence
+
+    def newest(self, pattern: str) -> Message | None:
+        if "*" not in pattern and not pattern.endswith(">"):
+            return self._newest.get(pattern)
+        matches = matcher(pattern)
+        found = [message for subject, message in self._newest.items() if matches(subject)]
+        return max(found, key=lambda message: message.sequence, default=None)
+
+    async def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> AsyncGenerator[Message, None]:
+        matches = matcher(*patterns)
+        seen, waiting = after, deque[Message]()
+        while True:
+            waiting.extend(message for message in self.messages[seen:] if matches(message.subject))
+            seen = max(seen, len(self.messages))
+            if waiting:
+                message = waiting.popleft()
+                yield Message(
+                    message.subject, message.headers, message.body, message.sequence, message.time, len(waiting)
+                )
+            elif not follow:
+                return
+            else:
+                await self._grown.wait()
+
+    def consumer(self, subscription: Shared) -> MemoryConsumer:
+        if subscription.name not in self._consumers:
+            matches = matcher(subscription.event.pattern(**subscription.where))
+            self._consumers[subscription.name] = MemoryConsumer(
+                subscription.name, self.messages, matches, self.clock, self.ack_wait_s
+            )
+        return self._consumers[subscription.name]
+
+    def pools(self) -> list[Pool]:
+        return [consumer.pool() for consumer in self._consumers.values()]
+
+    def records(self, bucket: str) -> Records:
+        return self._buckets.setdefault(bucket, MemoryRecords())
+
+
+class MemoryView(View):
+    """The stream as one replica sees it; what the replica holds is forgotten when it is frozen."""
+
+    def __init__(self, stream: MemoryStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def append(self, letter: Letter, *, expect: int, over: str) -> int:
+        await asyncio.sleep(0)  # as with a server, others get a turn
+        return self._stream.append(letter, expect=expect, over=over)
+
+    async def newest(self, pattern: str) -> Message | None:
+        return self._stream.newest(pattern)
+
+    async def last_sequence(self) -> int:
+        return len(self._stream.messages)
+
+    def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> AsyncGenerator[Message, None]:
+        return self._stream.read(patterns, after, follow=follow)
+
+    async def bury(self, letter: Letter) -> None:
+        self._stream.dead_letters.append(letter)
+
+    async def consume(self, subscription: Shared) -> Consumer:
+        return self._stream.consumer(subscription).seat(self)
+
+    async def pools(self) -> list[Pool]:
+        return self._stream.pools()
+
+
+def matcher(*patterns: str) -> Callable[[str], object]:
+    """Whether a subject is one of these: `*` is any token, `>` what remains."""
+    return re.compile("|".join(_expression(pattern) for pattern in patterns)).fullmatch
+
+
+def _expression(pattern: str) -> str:
+    tokens = [".+" if token == ">" else r"[^.]+" if token == "*" else re.escape(token) for token in pattern.split(".")]
+    return r"\.".join(tokens)

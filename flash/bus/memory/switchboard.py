@@ -1,0 +1,105 @@
+"""Requests within one process."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from flash.bus import Replica
+from flash.bus.answering import is_last, nobody_answers, read_reply, replies
+from flash.bus.memory.clock import Clock
+from flash.contracts.base import Request, request_subject
+from flash.errors import BusError, NobodyAnswers
+
+POLL_S = 0.02
+
+
+@dataclass(eq=False)
+class Desk:
+    """One replica that answers."""
+
+    replica: Replica
+    answers: Mapping[str, Callable[[Any], Any]]
+    """By subject."""
+    running: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class MemorySwitchboard:
+    """Asks the replicas in turn."""
+
+    def __init__(self, desks: list[Desk], clock: Clock, *, replica: str) -> None:
+        self._desks = desks
+        self._clock = clock
+        self._replica = replica
+        self._own: list[Desk] = []
+
+    async def answer(
+        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], metadata: Mapping[str, str]
+    ) -> None:
+        replica = Replica(service, self._replica, self._clock.time(), dict(metadata))
+        by_subject = {
+            request_subject(kind, metadata[kind.route] if kind.route else None): answer
+            for kind, answer in answers.items()
+        }
+        desk = Desk(replica, by_subject)
+        self._own.append(desk)
+        self._desks.append(desk)
+
+    async def ask(self, request: Request, timeout_s: float) -> Any:
+        async with aclosing(self.stream(request, timeout_s)) as parts:
+            async for part in parts:
+                return part
+        raise BusError(f"{request.service} answered {request.name} with nothing")
+
+    async def stream(self, request: Request, timeout_s: float) -> AsyncGenerator[Any, None]:
+        desk = await self._desk(request, timeout_s)
+        arrived: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()
+        body = msgspec.msgpack.encode(request)
+
+        async def work() -> None:
+            async for reply in replies(type(request), desk.answers[request.subject], body):
+                arrived.put_nowait(reply)
+
+        task = asyncio.create_task(work())
+        desk.running.add(task)
+        task.add_done_callback(desk.running.discard)
+        while True:
+            try:
+                data, headers = await asyncio.wait_for(arrived.get(), timeout_s)
+            except TimeoutError as error:
+                raise BusError(
+                    f"{request.service} took {request.name}, but said nothing for {timeout_s:g} s"
+                ) from error
+            part = read_reply(type(request), data, headers)
+            if part is not None:
+                yield part
+            if is_last(headers):
+                return
+
+    async def replicas(self, wait_s: float) -> list[Replica]:
+        return [desk.replica for desk in self._desks]
+
+    async def close(self, grace_s: float) -> None:
+        for desk in self._own:
+            self._desks.remove(desk)
+        running = {task for desk in self._own for task in desk.running}
+        if running:
+            _, late = await asyncio.wait(running, timeout=grace_s)
+            for task in late:
+                task.cancel()
+        self._own = []
+
+    async def _desk(self, request: Request, timeout_s: float) -> Desk:
+        end = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            for desk in self._desks:
+                if request.subject in desk.answers:
+                    self._desks.remove(desk)
+                    self._desks.append(desk)  # the next one's turn
+                    return desk
+            if asyncio.get_running_loop().time() >= end:
+                raise NobodyAnswers(nobody_answers(request, timeout_s))
+            await asyncio.sleep(POLL_S)
