@@ -1,0 +1,36 @@
+# `make demo` and `make test` set up all they need in .venv, quickly the second time.
+
+MODEL ?= smollm2-135m
+SEED ?= 0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint slow long bench docs
+
+demo: $(READY)  ## stack up, environment pushed, SFT, GRPO, evaluation, chat: MODEL=tiny for the small model
+	$(BIN)/python examples/demo.py --model $(MODEL) --seed $(SEED)
+
+test: $(READY) lint  ## what must hold before every commit
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not slow and not long"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: $(READY)  ## the slow tests that CI runs: a kill or two, the real pull
+	$(BIN)/python -m pytest -q -m "slow and not long"
+
+long: $(READY)  ## everything, minutes each: every kill point, three seeds of each demo
+	$(BIN)/python -m pytest -q -m "slow or long"
+
+docs: $(READY)  ## write the generated pages anew
+	$(BIN)/python -m flash.contracts.document docs
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $(READY)
