@@ -1,0 +1,88 @@
+"""The recorder finds again what was said."""
+
+import asyncio
+
+import pytest
+
+from flash.bus.memory import MemoryBus
+from flash.contracts.groups import GroupScored
+from flash.contracts.packing import pack_ids
+from flash.contracts.requests import EventsFind
+from flash.contracts.runs import RunCancelled, RunCancelRequested
+from flash.contracts.values import Example, PolicyRef, Rollout, Verdict
+from flash.errors import Refused
+from services.recorder.service import Recorder
+from services.recorder.settings import Settings
+
+
+async def recording(page_events: int = 500) -> MemoryBus:
+    bus = MemoryBus()
+    await bus.answer("recorder", Recorder(bus, Settings(page_events=page_events)).answers())
+    return bus
+
+
+def scored() -> GroupScored:
+    return GroupScored(
+        org="local", run_id="r1", scope="train", step=1, group=0, example=Example(index=0, id="e0", input="x"),
+        policy=PolicyRef(), prompt_ids=pack_ids([1]), verdicts=[Verdict(reward=1.0)],
+        rollouts=[Rollout(token_ids=pack_ids([5]), text="hi")],
+    )  # fmt: skip
+
+
+async def test_what_was_said_about_a_run_is_found_in_order_and_other_runs_are_not() -> None:
+    bus = await recording()
+    await bus.publish(RunCancelRequested(org="local", run_id="r1"))
+    await bus.publish(RunCancelled(org="local", run_id="r1"), caused_by="flash.run.cancel-requested.v1.local.r1")
+    await bus.publish(RunCancelled(org="local", run_id="r2"))
+
+    page = await bus.ask(EventsFind(org="local", run_id="r1"))
+
+    assert [event.event for event in page.events] == ["run.cancel-requested.v1", "run.cancelled.v1"]
+    assert page.events[1].caused_by == page.events[0].subject
+    assert not page.more
+
+
+async def test_groups_are_told_when_asked_for_and_without_packed_arrays() -> None:
+    bus = await recording()
+    await bus.publish(scored())
+
+    assert (await bus.ask(EventsFind(org="local", run_id="r1"))).events == []
+    [event] = (await bus.ask(EventsFind(org="local", run_id="r1", nouns=["group"]))).events
+    assert "prompt_ids" not in event.body
+    assert event.body["rollouts"] == [{"text": "hi", "finish_reason": "stop", "fault": None}]
+    assert event.body["verdicts"][0]["reward"] == 1.0
+
+
+async def test_pages_follow_one_another_without_gap_or_repetition() -> None:
+    bus = await recording(page_events=1)
+    await bus.publish(RunCancelRequested(org="local", run_id="r1"), RunCancelled(org="local", run_id="r1"))
+
+    first = await bus.ask(EventsFind(org="local", run_id="r1"))
+    second = await bus.ask(EventsFind(org="local", run_id="r1", after=first.upto))
+
+    assert first.more
+    assert not second.more
+    assert [p.events[0].event for p in (first, second)] == ["run.cancel-requested.v1", "run.cancelled.v1"]
+
+
+async def test_an_asker_that_waits_is_answered_when_there_is_news() -> None:
+    bus = await recording()
+    asking = asyncio.create_task(bus.ask(EventsFind(org="local", run_id="r1", wait_s=5.0)))
+    await asyncio.sleep(0.05)
+
+    await bus.publish(RunCancelled(org="local", run_id="r1"))
+
+    assert [event.event for event in (await asking).events] == ["run.cancelled.v1"]
+
+
+async def test_an_asker_that_waits_in_vain_gets_an_empty_page() -> None:
+    bus = await recording()
+
+    assert (await bus.ask(EventsFind(org="local", run_id="r1", wait_s=0.05))).events == []
+
+
+async def test_an_unknown_noun_is_refused_with_the_known_ones() -> None:
+    bus = await recording()
+
+    with pytest.raises(Refused, match="dataset, group, run, step, training"):
+        await bus.ask(EventsFind(org="local", run_id="r1", nouns=["weather"]))
