@@ -1,6 +1,5 @@
-"""References to weights: `RUN`, `RUN/final`, `RUN/step-N`, or the name of a base model."""
+"""References to weights: a checkpoint of a run, or the name of a base model."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +8,11 @@ import msgspec
 from flash.bus import Bus
 from flash.client.asking import ORG
 from flash.client.view import RunView, Save, view
+from flash.config.references import checkpoint, hint
 from flash.contracts.base import Token
 from flash.contracts.values import PolicyRef
 from flash.errors import NotFound
 from flash.models import card
-
-_CHECKPOINT = re.compile(r"(?P<run>flash-\d+-[0-9a-f]{8})(/(?P<place>final|step-(?P<step>\d+)))?")
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -43,15 +40,10 @@ async def resolve_reference(bus: Bus, text: str, *, org: str = ORG) -> Reference
 
     Raises NotFound for a run, a step or a model that is not there.
     """
-    found = _CHECKPOINT.fullmatch(text)
-    if not found:
+    found = checkpoint(text)
+    if found is None:
         return _base_model(text)
-    return chosen(await view(bus, found["run"], org=org), found["place"] or "")
-
-
-def is_run(text: str) -> bool:
-    """Whether this is a reference to a run rather than to a base model."""
-    return _CHECKPOINT.fullmatch(text) is not None
+    return chosen(await view(bus, found.run_id, org=org), found.place)
 
 
 def chosen(run: RunView, place: str) -> Reference:
@@ -93,7 +85,6 @@ def _saved(run: RunView) -> str:
 
 
 def _base_model(text: str) -> Reference:
-    if inside := re.search(r"flash-\d+-[0-9a-f]{8}", text):
-        run = inside.group()
-        raise NotFound(f"{text!r} is no reference: write {run}, {run}/final or {run}/step-N")
+    if "flash-" in text:
+        raise NotFound(f"{text!r} is no reference: {hint(text)}")
     return Reference(text=text, model=card(text).name, policy=PolicyRef())

@@ -18,6 +18,7 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from flash.config import references
 from flash.config.overlay import DEFAULT_ALGORITHM, Table, compose, settings
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
@@ -340,6 +341,11 @@ def _unservable(config: RunConfig, model_card: ModelCard) -> Iterable[str]:
     if train.lora_rank is not None and train.lora_rank > model_card.max_lora_rank:
         yield f"train.lora_rank is {train.lora_rank}, which exceeds {config.model}'s serving " + (
             f"max_lora_rank={model_card.max_lora_rank}"
+        )
+    if train.init_from_adapter is not None and not references.checkpoint(train.init_from_adapter):
+        yield (
+            f"train.init_from_adapter is {_shown(train.init_from_adapter)}, but the checkpoint of a run is wanted: "
+            f"{references.hint(train.init_from_adapter)}, as `flash checkpoints` prints it"
         )
     if train.max_length > model_card.context:
         yield f"train.max_length is {train.max_length}, but {config.model} reads at most {model_card.context} tokens"

@@ -1,0 +1,174 @@
+"""`flash COMMAND ...`: finds the module that knows the command, and loads that one only.
+
+A command `x` of a module is a function `x(options)` that gives the exit code (None: 0), with `x_options(parser)` beside
+it.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives, and what it does."""
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "up": Command("cli.local", "up", "start the stack of this machine"),
+    "down": Command("cli.local", "down", "stop it"),
+    "ps": Command("cli.local", "ps", "what runs, and what waits"),
+    "version": Command("cli.local", "version", "which Flash this is"),
+    "env setup": Command("cli.environments", "setup", "lay down a starter project in this folder"),
+    "env push": Command("cli.environments", "push", "publish a folder as a version of an environment"),
+    "env list": Command("cli.environments", "listing", "the published environments"),
+    "env eval": Command("cli.evaluation", "evaluate", "how good a model or a checkpoint is at an environment"),
+    "train": Command("cli.training", "train", "submit a run and follow it"),
+    "runs": Command("cli.runs", "runs", "every run, newest first"),
+    "status": Command("cli.runs", "status", "how a run stands, with its faults"),
+    "log": Command("cli.runs", "log", "what was said about a run, one line a fact"),
+    "cancel": Command("cli.runs", "cancel", "stop a run; its checkpoints stay"),
+    "checkpoints": Command("cli.runs", "checkpoints", "the saved steps of a run"),
+    "chat": Command("cli.chat", "chat", "talk to a base model or a checkpoint"),
+    "models": Command("cli.models", "models", "the base models and their limits"),
+    "models pull": Command("cli.models", "pull", "fetch a base model before it is needed"),
+}
+
+HELP = """\
+usage: flash [--home DIR] COMMAND ...
+
+Post-train language models from one environment file.
+
+{commands}
+
+options:
+  --home DIR   where the local stack keeps its state (FLASH_HOME; ~/.flash)
+  --json       data as JSON, which is also what a pipe gets
+  --debug      show tracebacks
+  -h, --help   after a command: its own options
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    leading, rest = _split_leading(given)
+    if not rest or rest[0] in ("-h", "--help"):
+        print(_help(), end="")
+        return OK
+    if rest[0] in ("-V", "--version"):
+        rest[0] = "version"
+    name, count = _named(rest)
+    if name is None:
+        print(_unknown(rest), file=sys.stderr)
+        return USAGE
+    return _run(name, leading + rest[count:])
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    import importlib
+    import inspect
+
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    parser = _parser(name, command.summary)
+    getattr(module, f"{command.function}_options")(parser)
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    debug = options.debug
+    try:
+        result = getattr(module, command.function)(options)
+        if inspect.iscoroutine(result):
+            import asyncio
+
+            result = asyncio.run(result)
+        return int(result or OK)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has read enough; what is buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        if debug:
+            raise
+        print(_told(error), file=sys.stderr)
+        return FAILED
+
+
+def _parser(name: str, summary: str) -> "ArgumentParser":
+    from argparse import ArgumentParser
+    from pathlib import Path
+
+    parser = ArgumentParser(prog=f"flash {name}", description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
+    home = Path(os.environ.get("FLASH_HOME") or Path.home() / ".flash")
+    parser.add_argument("--home", type=Path, default=home, metavar="DIR", help="where the local stack keeps its state")
+    parser.add_argument("--json", action="store_true", help="data as JSON, which is also what a pipe gets")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _split_leading(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The options before the command, and the rest."""
+    at = 0
+    while (
+        at < len(arguments)
+        and arguments[at].startswith("-")
+        and arguments[at] not in ("-h", "--help", "-V", "--version")
+    ):
+        at += 2 if arguments[at] == "--home" else 1
+    return arguments[:at], arguments[at:]
+
+
+def _named(words: list[str]) -> tuple[str | None, int]:
+    """The command that the first words name, and how many they are."""
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return name, count
+    return None, 0
+
+
+def _unknown(words: list[str]) -> str:
+    import difflib
+
+    group = [name for name in COMMANDS if name.split()[0] == words[0]]
+    wanted = " ".join(words[: 2 if group else 1])
+    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
+        return "\n".join(["error: one of these is wanted:", *_lines(group)])
+    lasts = {name.split()[-1]: name for name in COMMANDS}
+    near = difflib.get_close_matches(wanted, COMMANDS, n=1) or difflib.get_close_matches(words[0], lasts, n=1)
+    meant = f"did you mean `flash {lasts.get(near[0], near[0])}`?" if near else "`flash --help` lists the commands"
+    return f"error: there is no command {wanted!r}: {meant}"
+
+
+def _help() -> str:
+    return HELP.format(commands="\n".join(_lines(COMMANDS)))
+
+
+def _lines(names: Iterable[str]) -> list[str]:
+    return [f"  {name:<13}{COMMANDS[name].summary}" for name in names]
+
+
+def _told(error: Exception) -> str:
+    from flash.errors import FlashError
+
+    if isinstance(error, FlashError):
+        return f"error: {error}"
+    return f"error: {type(error).__name__}: {error}\nThis is a fault of Flash; --debug before the command shows where."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""`flash chat`: talk to a base model or to any checkpoint."""
+
+import asyncio
+import sys
+from argparse import ArgumentParser, Namespace
+
+from cli import output
+from cli.session import stack
+from flash import client
+from flash.bus import Bus
+from flash.client import Reference
+from flash.contracts.requests import Generate
+from flash.contracts.values import Message
+from flash.errors import NobodyAnswers
+
+FIRST_TOKEN_S = 120.0
+"""A pool may have to load the adapter, or finish a batch, before it answers."""
+
+
+def chat_options(parser: ArgumentParser) -> None:
+    parser.add_argument("reference", metavar="REF", help="a base model, RUN or RUN/step-N")
+    parser.add_argument("-m", "--message", metavar="TEXT", help="say this and print the answer; else a conversation")
+    parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, always the likeliest token")
+
+
+async def chat(options: Namespace) -> None:
+    async with stack(options) as bus:
+        reference = await client.resolve_reference(bus, options.reference)
+        if reference.note:
+            output.note(reference.note)
+        messages: list[Message] = [{"role": "system", "content": options.system}] if options.system else []
+        if options.message is not None:
+            await _turn(bus, reference, messages, options.message, options)
+            return
+        output.note(f"{reference.text}; an empty line or Ctrl-D ends the conversation")
+        while text := await asyncio.to_thread(_typed):
+            await _turn(bus, reference, messages, text, options)
+
+
+async def _turn(bus: Bus, reference: Reference, messages: list[Message], text: str, options: Namespace) -> None:
+    """Say `text`, print the answer as it comes, and remember both in `messages`."""
+    messages.append({"role": "user", "content": text})
+    request = Generate(
+        pool=reference.pool,
+        policy=reference.policy,
+        messages=messages,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        seed=len(messages),
+        thinking=reference.thinking,
+    )
+    answer: list[str] = []
+    finish_reason, num_tokens = "", 0
+    try:
+        async for piece in bus.stream(request, FIRST_TOKEN_S):
+            answer.append(piece.text)
+            finish_reason, num_tokens = piece.finish_reason or finish_reason, piece.completion_tokens or num_tokens
+            if not options.json:
+                print(piece.text, end="", flush=True)
+    except NobodyAnswers as error:
+        raise NobodyAnswers(
+            f"no rollout serves {reference.model}: `flash ps` shows which pools run ({error})"
+        ) from error
+    said = "".join(answer)
+    messages.append({"role": "assistant", "content": said})
+    if options.json:
+        output.data({"text": said, "finish_reason": finish_reason, "completion_tokens": num_tokens})
+    else:
+        print(flush=True)
+    if finish_reason == "length":
+        output.note(f"cut at {options.max_tokens} tokens: --max-tokens N gives it more")
+
+
+def _typed() -> str:
+    """A line from the keyboard; empty at its end."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""

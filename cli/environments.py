@@ -1,0 +1,129 @@
+"""`flash env setup`, `push`, `list`: from an empty folder to a published environment."""
+
+import asyncio
+import re
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import msgspec
+
+from cli import output
+from cli.scaffold import TEMPLATES, configs_without_id, fill_in, lay_down
+from flash.errors import ConfigError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+CHECK = """\
+next:
+  flash env push --name NAME .     publish it; the id goes into the configs
+  flash train configs/sft.toml     learn from the expected answers
+  flash train configs/rl.toml      learn from the reward
+TRAINING.md is the playbook."""
+
+
+def setup_options(parser: ArgumentParser) -> None:
+    listing = "; ".join(f"{name}: {summary}" for name, summary in TEMPLATES.items())
+    parser.add_argument("--template", metavar="NAME", help=listing)
+    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing")
+
+
+def setup(options: Namespace) -> None:
+    template = options.template or ("starter" if options.yes else _asked())
+    ensured = list(lay_down(template, Path.cwd()))
+    if options.json:
+        output.data({"template": template, "ensured": ensured})
+        return
+    for name in ensured:
+        output.line(f"ensured {name}")
+    output.note(CHECK)
+    if template == "starter":
+        output.note(f"A task that learns while you watch: --template larger ({TEMPLATES['larger']}), or sort.")
+
+
+def push_options(parser: ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, nargs="?", default=Path(), metavar="PATH", help="a folder or one file")
+    parser.add_argument("--name", required=True, metavar="N", help="lower-case letters, digits, dot, dash, underscore")
+    parser.add_argument("-y", "--yes", action="store_true", help="write the id into configs whose id is empty")
+
+
+async def push(options: Namespace) -> None:
+    if not NAME.fullmatch(options.name):
+        raise ConfigError(
+            f"--name is {options.name!r}, but lower-case letters, digits, dots, dashes and underscores are wanted, "
+            "a letter or digit first, 64 at most"
+        )
+    from cli.session import stack
+    from cli.watching import Counter
+    from flash import client
+    from flash.artifacts import pack
+
+    packed = await asyncio.to_thread(pack, options.path)
+    output.note(f"packed {len(packed.files)} files, {_size(len(packed.data))}: {', '.join(packed.files)}")
+    for name, reason in packed.left_out.items():
+        output.note(f"left out {name}: {reason}")
+    async with stack(options) as bus:
+        with Counter("uploaded", lambda done, total: f"{_size(done)} of {_size(total)}") as counter:
+            version = await client.publish_packed(bus, packed, options.name, progress=counter.show, say=output.note)
+    if options.json:
+        output.data(msgspec.to_builtins(version))
+    else:
+        output.line(f"published {version.id}@{version.version}")
+        output.line(f'[environment]\nid = "{version.id}"')
+    if version.rows:
+        output.note("rows: " + ", ".join(f"{split} {count:,}" for split, count in sorted(version.rows.items())))
+    _offer(options, version.id)
+
+
+def listing_options(parser: ArgumentParser) -> None:
+    """It has none of its own."""
+
+
+async def listing(options: Namespace) -> None:
+    from cli.session import stack
+    from flash import client
+
+    async with stack(options) as bus:
+        versions = await client.environments(bus)
+    if output.wants_json(options):
+        output.data([msgspec.to_builtins(version) for version in versions])
+        return
+    now = time.time()
+    output.table(
+        ("ENVIRONMENT", "VERSION", "ROWS", "SIZE", "PUBLISHED"),
+        [
+            (v.id, v.version, ", ".join(f"{split} {count:,}" for split, count in sorted(v.rows.items())),
+             _size(v.packed_bytes), f"{output.ago(now - v.published_at)} ago")
+            for v in versions
+        ],
+    )  # fmt: skip
+
+
+def _asked() -> str:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return "starter"
+    for name, summary in TEMPLATES.items():
+        output.note(f"  {name:<9}{summary}")
+    return input("template [starter]: ").strip() or "starter"
+
+
+def _offer(options: Namespace, environment: str) -> None:
+    """Write the id into the project's configs that wait for one, if the person wants that."""
+    folder = options.path if options.path.is_dir() else options.path.parent
+    for path in configs_without_id(folder):
+        if options.yes or (sys.stdin.isatty() and _agreed(f"write the id into {path}? [Y/n] ")):
+            fill_in(path, environment)
+            output.note(f"wrote {environment} into {path}")
+        else:
+            output.note(f"{path} has no environment id yet; -y writes it")
+
+
+def _agreed(question: str) -> bool:
+    print(question, end="", file=sys.stderr, flush=True)
+    return input().strip().lower() in ("", "y", "yes")
+
+
+def _size(num_bytes: int) -> str:
+    if num_bytes < 1024:
+        return f"{num_bytes} B"
+    return f"{num_bytes / 1024:.1f} KiB" if num_bytes < 1024**2 else f"{num_bytes / 1024**2:.1f} MiB"

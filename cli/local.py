@@ -1,0 +1,76 @@
+"""`flash up`, `down`, `ps`, `version`: the stack of this machine, and what runs in whichever stack is there."""
+
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from cli import output
+
+
+def up_options(parser: ArgumentParser) -> None:
+    parser.add_argument("-d", "--detach", action="store_true", help="return once it takes runs; `flash down` stops it")
+    parser.add_argument(
+        "--model", dest="models", action="append", default=[], metavar="NAME", help="serve and train this base model"
+    )
+
+
+def up(options: Namespace) -> int:
+    from cli import stack
+
+    return stack.up(options)
+
+
+def down_options(parser: ArgumentParser) -> None:
+    """It has none of its own."""
+
+
+def down(options: Namespace) -> None:
+    from cli import stack
+
+    stack.down(options.home)
+
+
+def ps_options(parser: ArgumentParser) -> None:
+    """It has none of its own."""
+
+
+async def ps(options: Namespace) -> None:
+    from cli.session import stack
+
+    async with stack(options) as bus:
+        replicas = sorted(await bus.replicas(), key=lambda replica: (replica.service, replica.id))
+        pools = sorted(await bus.pools(), key=lambda pool: pool.name)
+    if output.wants_json(options):
+        output.data(
+            {
+                "replicas": [
+                    {"service": r.service, "id": r.id, "started_at": r.started_at, "metadata": dict(r.metadata)}
+                    for r in replicas
+                ],
+                "pools": [asdict(pool) for pool in pools],
+            }
+        )
+        return
+    now = time.time()
+    output.table(
+        ("SERVICE", "REPLICA", "UP", "SERVES"),
+        [
+            (r.service, r.metadata.get("replica", r.id), output.ago(now - r.started_at), r.metadata.get("pool", ""))
+            for r in replicas
+        ],
+    )
+    output.line("")
+    output.table(
+        ("WORK", "WAITING", "IN PROGRESS", "ASKING"), [(p.name, p.waiting, p.in_progress, p.asking) for p in pools]
+    )
+
+
+def version_options(parser: ArgumentParser) -> None:
+    """It has none of its own."""
+
+
+def version(options: Namespace) -> None:
+    from importlib.metadata import version as installed
+
+    found = installed("flash-rl")
+    output.data({"version": found}) if options.json else output.line(f"flash {found}")

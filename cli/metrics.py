@@ -1,0 +1,64 @@
+"""Metrics as people read them. Pure."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "grpo": ("reward", "reward_std", "grad_norm", "kl", "entropy", "frac_zero_std", "comp_len", "trunc", "lag"),
+    "sft": ("epoch", "loss", "grad_norm", "learning_rate", "tokens"),
+}
+"""What a metric row shows, after `step`."""
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def row(algorithm: str, step: int, metrics: Mapping[str, Any]) -> str:
+    """`step=3 reward=0.531 ...`: what the learner told of a step, in a fixed order."""
+    shown = [f"{name}={number(metrics[name])}" for name in COLUMNS.get(algorithm, ()) if name in metrics]
+    return " ".join([f"step={step}", *shown])
+
+
+def number(value: Any) -> str:
+    """At most four digits that matter."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e6 else f"{value:.4g}"
+
+
+def curve(values: Sequence[float], *, width: int = 40) -> str:
+    """A line of blocks, one a value, or one a stretch of values where there are more than fit."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    bounds = [len(values) * i // count for i in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(bounds)]
+    low, high = min(means), max(means)
+    if high == low:
+        return BLOCKS[0] * count
+    return "".join(BLOCKS[round((mean - low) / (high - low) * (len(BLOCKS) - 1))] for mean in means)
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def evaluation(summary: Mapping[str, Any]) -> list[str]:
+    """The lines under `Results:` for what `run.completed` says of an evaluation."""
+    lines = [_spread("Reward", summary["reward"], summary.get("reward_std"))]
+    if summary.get("success") is not None:
+        lines.append(f"Success: {percent(summary['success'])}")
+    lines += [_spread(name, m["mean"], m["std"]) for name, m in sorted((summary.get("metrics") or {}).items())]
+    rollouts, faults = summary.get("rollouts", 0), summary.get("faults", 0)
+    lines.append(f"Faults: {faults} of {rollouts} rollouts")
+    if summary.get("truncated") is not None:
+        lines.append(f"Truncated: {percent(summary['truncated'])}")
+    if summary.get("completion_tokens") is not None:
+        lines.append(f"Tokens per answer: {summary['completion_tokens']:.1f}")
+    return lines
+
+
+def _spread(name: str, mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return f"{name}: none was given"
+    return f"{name}: {mean:.2f}" + ("" if std is None else f" ± {std:.2f}")

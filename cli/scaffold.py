@@ -1,0 +1,61 @@
+"""A starter project on disk: which files a template has, and laying them down beside what is already there."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from flash.errors import ConfigError, NotFound
+
+TEMPLATES = {
+    "starter": "two rows to be replaced by yours, and a reward for the exact answer",
+    "larger": "smollm2-135m learns which of two numbers is larger: minutes on a laptop",
+    "sort": "tiny learns to sort a few digits: a minute or two on a laptop, nothing to download",
+}
+
+_PLACE = Path(__file__).parent / "templates"
+_SHARED = "TRAINING.md"
+"""The playbook, the same for every template."""
+
+_EMPTY_ID = re.compile(r'^(\s*id\s*=\s*)""', re.MULTILINE)
+
+
+def files(template: str) -> Iterator[tuple[str, Path]]:
+    """Each file of a template: where it goes, and where it lies. Raises NotFound naming the templates there are."""
+    if template not in TEMPLATES:
+        raise NotFound(f"there is no template {template!r}; there are {', '.join(TEMPLATES)}")
+    for path in sorted((_PLACE / template).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path.relative_to(_PLACE / template).as_posix(), path
+    yield _SHARED, _PLACE / _SHARED
+
+
+def lay_down(template: str, folder: Path) -> Iterator[str]:
+    """Write what is not there yet; gives the name of each file of the template."""
+    for name, source in files(template):
+        place = folder / name
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(source.read_bytes())
+        yield name
+
+
+def configs_without_id(folder: Path) -> list[Path]:
+    """The configs of a project that wait for the id of its environment."""
+    return [path for path in sorted((folder / "configs").glob("*.toml")) if with_id(path.read_text(), "x") is not None]
+
+
+def with_id(config: str, environment: str) -> str | None:
+    """The config with the environment's id in its empty place; None where there is no such place."""
+    head, table, rest = config.partition("[environment]")
+    body, following, tail = rest.partition("\n[")
+    if not table or not _EMPTY_ID.search(body):
+        return None
+    return head + table + _EMPTY_ID.sub(rf'\g<1>"{environment}"', body, count=1) + following + tail
+
+
+def fill_in(path: Path, environment: str) -> None:
+    """Write the id into a config. Raises ConfigError when somebody else has written one since."""
+    text = with_id(path.read_text(), environment)
+    if text is None:
+        raise ConfigError(f"{path} has an environment id already")
+    path.write_text(text)
