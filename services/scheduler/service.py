@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from flash import chaos
 from flash.bus import Bus
 from flash.contracts.base import Event, Request, RunEvent
 from flash.contracts.groups import GroupRequested, GroupScored
@@ -123,7 +124,9 @@ class Scheduler:
         wanted = [
             w for w in wanted_groups(run, eval_window=self._settings.eval_window) if (w.step, w.group) not in asked
         ]
+        chaos.point("before-asking")
         await self._say([await self._group_requested(run, group) for group in wanted], cause)
+        chaos.point("asked")
         asked.update((w.step, w.group) for w in wanted)
         if run.ending:
             self._forget(run)

@@ -1,0 +1,165 @@
+"""A stack of real processes on a real nats-server, small enough for a test, that starts again what dies."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from flash.bus import Bus
+from flash.bus.jetstream import connect
+from flash.bus.server import NatsServer
+from flash.client import pin, publish_environment, submit
+from flash.contracts.base import Event
+from flash.contracts.groups import GroupScored
+from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed
+from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
+from flash.contracts.steps import StepFinished
+from flash.contracts.values import PolicyRef
+from flash.store import Store, open_store
+
+SORTING = Path(__file__).parent / "sorting"
+
+
+class Stack:
+    """What `flash up` starts, with each process in the test's hands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nats = NatsServer(folder / "nats")
+        self.store_url = f"file://{folder / 'store'}"
+        self.bus: Bus
+        self.store: Store
+        self._parts: dict[str, asyncio.subprocess.Process] = {}
+        self._services: dict[str, str] = {}
+        self._watching: dict[str, asyncio.Task[None]] = {}
+        self.deaths: dict[str, int] = {}
+
+    async def start(self, *services: str) -> None:
+        await self.nats.start()
+        self.store = await open_store(self.store_url)
+        self.bus = await connect(self.nats.url, self.store, name="test")
+        for service in services or ("hub", "scheduler", "recorder", "scorer", "rollout", "learner"):
+            await self.run(service)
+
+    async def run(self, service: str, name: str = "", kill_at: str = "") -> None:
+        """Start one replica; one that dies is started again, without the kill point."""
+        name = name or f"{service}-1"
+        self._services[name] = service
+        await self._spawn(name, kill_at)
+        self._watching[name] = asyncio.create_task(self._keep(name))
+
+    async def _spawn(self, name: str, kill_at: str) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("FLASH_")}
+        told = {
+            "FLASH_NATS_URL": self.nats.url, "FLASH_STORE_URL": self.store_url, "FLASH_REPLICA": name,
+            "FLASH_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
+        }  # fmt: skip
+        told |= {"FLASH_MODEL": "tiny"} if self._services[name] in ("rollout", "learner") else {}
+        told |= {"FLASH_KILL_AT": kill_at} if kill_at else {}
+        log = (self.folder / f"{name}.log").open("ab")
+        self._parts[name] = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", f"services.{self._services[name]}", env=kept | told, stdout=log, stderr=log,
+            cwd=self.folder,
+        )  # fmt: skip
+        log.close()
+
+    async def _keep(self, name: str) -> None:
+        while True:
+            code = await self._parts[name].wait()
+            self.deaths[name] = self.deaths.get(name, 0) + (code == -signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            await self._spawn(name, "")
+
+    def signal(self, name: str, number: int) -> None:
+        self._parts[name].send_signal(number)
+
+    async def replace(self, name: str, kill_at: str) -> None:
+        """The same replica again, which will die at a named point."""
+        service = self._services[name]
+        await self.end(name)
+        await self.run(service, name, kill_at)
+
+    async def end(self, name: str) -> None:
+        self._watching.pop(name).cancel()
+        self._parts[name].kill()
+        await self._parts.pop(name).wait()
+
+    async def stop(self) -> None:
+        for name in list(self._parts):
+            await self.end(name)
+        await self.bus.close(0)
+        await self.nats.stop()
+
+    def logs(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    async def train(self, run_id: str, **train: object) -> RunSpec:
+        """Publish the sorting environment and submit a GRPO run of the tiny model on it."""
+        await publish_environment(self.bus, SORTING, "sorting")
+        version = await pin(self.bus, "local/sorting")
+        knobs = {
+            "lora_rank": 8, "lora_alpha": 16, "learning_rate": 1e-3, "batch_size": 4, "max_length": 128,
+            "save_every": 2, "steps": 6,
+        } | train  # fmt: skip
+        spec = RunSpec(
+            org="local", run_id=run_id, algorithm="grpo", model="tiny", pool="tiny", seed=7, split="train",
+            environment=EnvironmentSpec(
+                id=version.id, version=version.version, digest=version.digest, key=version.key
+            ),
+            sampling=SamplingSpec(group_size=4, temperature=1.0, max_tokens=16), train=TrainSpec(**knobs),  # type: ignore[arg-type]
+        )  # fmt: skip
+        await submit(self.bus, spec)
+        return spec
+
+    async def outcome(self, run_id: str, within_s: float = 180.0) -> Event:
+        """The run's last word."""
+        words = [kind.pattern(org="local", run_id=run_id) for kind in (RunCompleted, RunFailed, RunCancelled)]
+        async with asyncio.timeout(within_s):
+            async for told in self.bus.replay(*words):
+                return told.event
+        raise AssertionError("a replay never ends")
+
+    async def steps(self, run_id: str) -> list[StepFinished]:
+        found = self.bus.history(StepFinished.pattern(org="local", run_id=run_id))
+        return [told.event async for told in found if isinstance(told.event, StepFinished)]
+
+    async def step(self, run_id: str, number: int, within_s: float = 120.0) -> StepFinished:
+        """Waits until a step is finished."""
+        async with asyncio.timeout(within_s):
+            async for told in self.bus.replay(StepFinished.pattern(org="local", run_id=run_id, step=number)):
+                assert isinstance(told.event, StepFinished)
+                return told.event
+        raise AssertionError("a replay never ends")
+
+    async def groups(self, run_id: str) -> list[GroupScored]:
+        found = self.bus.history(GroupScored.pattern(org="local", run_id=run_id, scope="train"))
+        return [told.event async for told in found if isinstance(told.event, GroupScored)]
+
+
+@asynccontextmanager
+async def stacked(folder: Path, *services: str) -> AsyncIterator[Stack]:
+    stack = Stack(folder)
+    await stack.start(*services)
+    try:
+        yield stack
+    finally:
+        await stack.stop()
+
+
+@pytest.fixture
+def stack_of(tmp_path: Path) -> Callable[..., Awaitable[Stack]]:
+    return lambda *services: stacked(tmp_path, *services)  # type: ignore[return-value]
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with stacked(tmp_path) as running:
+        yield running
+
+
+__all__ = ["PolicyRef", "Stack"]
