@@ -1,6 +1,6 @@
 """Requests and replies as messages, the same on both buses."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -21,7 +21,9 @@ Answer = Callable[[Any], Any]
 log = structlog.get_logger()
 
 
-async def replies(kind: type[Request], answer: Answer, body: bytes) -> AsyncIterator[tuple[bytes, dict[str, str]]]:
+async def replies(
+    kind: type[Request], answer: Answer, body: bytes
+) -> AsyncGenerator[tuple[bytes, dict[str, str]], None]:
     """What goes back to the asker, message by message, the last one marked; errors are messages too."""
     try:
         try:

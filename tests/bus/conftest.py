@@ -1,12 +1,16 @@
 """Two buses, one set of behaviours: `side` is either, with what a test may do to it."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flash.bus import Bus
+from flash.bus.jetstream import JetStreamBus, connect
+from flash.bus.jetstream.stream import DEAD, JetStream
 from flash.bus.memory import MemoryBus, MemoryStream
+from flash.bus.server import NatsServer
 from flash.bus.wire import Letter
 from flash.store.memory import MemoryStore
 
@@ -47,11 +51,63 @@ class MemorySide:
             await bus.close(grace_s=0)
 
 
-@pytest.fixture(params=["memory"])
-async def side(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    made = MemorySide(ack_wait_s=0.5)
+class JetStreamSide:
+    """Replicas with a connection each, on a server of the test's own."""
+
+    name = "jetstream"
+
+    def __init__(self, server: NatsServer, ack_wait_s: float) -> None:
+        self.server = server
+        self.ack_wait_s = ack_wait_s
+        self.store = MemoryStore()
+        self._buses: list[JetStreamBus] = []
+
+    async def bus(self, name: str = "test:1") -> JetStreamBus:
+        bus = await connect(self.server.url, self.store, name, ack_wait_s=self.ack_wait_s, retry_s=0.02)
+        self._buses.append(bus)
+        return bus
+
+    async def kill(self, bus: Any) -> None:
+        await bus.keeper.stop()
+        await bus.connection.close()
+        await bus.close(grace_s=0)
+
+    async def freeze(self, bus: Any) -> None:
+        await bus.keeper.stop()
+
+    async def dead_letters(self) -> list[Letter]:
+        dead = JetStream(self._buses[-1].connection, DEAD, self._buses[-1].keeper)
+        return [Letter(m.subject, m.headers, m.body) async for m in dead.read(["dead.>"], 0, follow=False)]
+
+    async def tell_raw(self, subject: str, body: bytes, message_id: str = "x") -> None:
+        await self._buses[-1].connection.request(subject, body, headers={"Nats-Msg-Id": message_id}, timeout_s=2)
+
+    async def close(self) -> None:
+        for bus in self._buses:
+            await bus.close(grace_s=0)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    made = NatsServer(tmp_path / "nats")
+    await made.start()
     yield made
-    await made.close()
+    await made.stop()
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    if request.param == "memory":
+        memory = MemorySide(ack_wait_s=0.5)
+        yield memory
+        await memory.close()
+        return
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    jetstream = JetStreamSide(server, ack_wait_s=0.5)
+    yield jetstream
+    await jetstream.close()
+    await server.stop()
 
 
 @pytest.fixture

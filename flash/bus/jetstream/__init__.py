@@ -1,0 +1,68 @@
+"""The bus over NATS JetStream. This package is the only place that imports nats."""
+
+import contextlib
+
+from flash.bus.core import RETRY_S, StreamBus
+from flash.bus.jetstream.connection import Connection
+from flash.bus.jetstream.keeper import Keeper
+from flash.bus.jetstream.records import JetStreamRecords
+from flash.bus.jetstream.stream import DEAD, JetStream
+from flash.bus.jetstream.switchboard import NatsSwitchboard
+from flash.bus.wire import Letters
+from flash.contracts.base import STREAM
+from flash.records import Records
+from flash.store import Store
+
+__all__ = ["JetStreamBus", "connect"]
+
+ACK_WAIT_S = 10.0
+"""How long after the last sign of life a replica's messages go to others. Longer than any stall of a live process."""
+DUPLICATE_WINDOW_S = 120.0
+
+
+async def connect(
+    nats_url: str,
+    store: Store,
+    name: str,
+    *,
+    ack_wait_s: float = ACK_WAIT_S,
+    retry_s: float = RETRY_S,
+    duplicate_window_s: float = DUPLICATE_WINDOW_S,
+    timeout_s: float = 30.0,
+) -> "JetStreamBus":
+    """The bus as one replica sees it; `name` is `service:replica`. Makes the streams where there are none.
+
+    Raises BusError when no server answers at `nats_url` within `timeout_s`, or it refuses us.
+    """
+    connection = await Connection.open(nats_url, name, timeout_s=timeout_s)
+    try:
+        keeper = Keeper(nats_url, name, every_s=ack_wait_s / 4)
+        facts = JetStream(connection, STREAM, keeper, ack_wait_s=ack_wait_s)
+        await facts.ensure(["flash.>"], duplicate_window_s=duplicate_window_s)
+        await JetStream(connection, DEAD, keeper).ensure(["dead.>"], duplicate_window_s=duplicate_window_s)
+        return JetStreamBus(connection, facts, keeper, store, name=name, retry_s=retry_s)
+    except BaseException:
+        await connection.close()
+        raise
+
+
+class JetStreamBus(StreamBus):
+    """One replica on a NATS server."""
+
+    def __init__(
+        self, connection: Connection, facts: JetStream, keeper: Keeper, store: Store, *, name: str, retry_s: float
+    ) -> None:
+        switchboard = NatsSwitchboard(connection, replica=name.partition(":")[2] or name)
+        super().__init__(facts, switchboard, Letters(store), self._open_records, retry_s=retry_s)
+        self.connection = connection
+        self.keeper = keeper
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        await super().close(grace_s)
+        await self.keeper.stop()
+        with contextlib.suppress(TimeoutError):
+            await self.connection.flush(timeout_s=1.0)
+        await self.connection.close()
+
+    def _open_records(self, bucket: str) -> Records:
+        return JetStreamRecords(JetStream(self.connection, f"KV_{bucket}", self.keeper), bucket)

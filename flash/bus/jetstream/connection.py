@@ -1,0 +1,180 @@
+"""A connection to NATS that comes back by itself, and requests over it."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from flash.errors import BusError
+
+STATUS = "Status"
+NO_RESPONDERS = "503"
+
+log = structlog.get_logger()
+
+
+class Lost(BusError):  # noqa: N818 - as in flash.errors
+    """No answer, and perhaps the server never heard us: to be tried again."""
+
+
+class Connection:
+    """One socket to the server. Requests of ours share one inbox."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._up = asyncio.Event()
+        self._on_reconnect: list[Callable[[], None]] = []
+        self._inbox = client.new_inbox()
+        self._tokens = itertools.count()
+        self._waiting: dict[str, Callable[[Msg], None]] = {}
+        self._appending: set[asyncio.Future[Msg]] = set()
+
+    @classmethod
+    async def open(cls, url: str, name: str, *, timeout_s: float) -> "Connection":
+        """Raises BusError when nobody answers in time, and at once when we are refused."""
+        client = Client()
+        self = cls(client)
+        refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def on_error(error: Exception) -> None:
+            if "authorization" in str(error).lower() and not refused.done():
+                refused.set_result(str(error))
+            log.debug("nats.failed", error=f"{type(error).__name__}: {error}")
+
+        opening = asyncio.create_task(
+            client.connect(
+                url, error_cb=on_error, disconnected_cb=self._went_down, reconnected_cb=self._came_back, **options(name)
+            )
+        )
+        await asyncio.wait((opening, refused), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait((opening,))
+            await client.close()
+            found = f"refuses us ({refused.result()})" if refused.done() else f"does not answer within {timeout_s:g} s"
+            raise BusError(f"the NATS server at {shown(url)} {found}: is Flash up? `flash up` starts it")
+        refused.cancel()
+        await opening
+        await client.subscribe(f"{self._inbox}.*", cb=self._on_reply, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        self._up.set()
+        return self
+
+    @property
+    def client(self) -> Client:
+        return self._client
+
+    @property
+    def is_up(self) -> bool:
+        return self._up.is_set()
+
+    def on_reconnect(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call this whenever the connection has come back; the result takes the call away again."""
+        self._on_reconnect.append(call)
+        return lambda: self._on_reconnect.remove(call)
+
+    async def request(
+        self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float
+    ) -> Msg:
+        """One reply. Raises Lost when there is none in time, nobody listens, or the connection goes down meanwhile."""
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        await self._up.wait()
+        self._appending.add(future)
+        reply_to, forget = self.inbox(lambda msg: None if future.done() else future.set_result(msg))
+        try:
+            await self.send(subject, body, reply_to=reply_to, headers=headers)
+            async with asyncio.timeout(timeout_s):
+                msg = await future
+        except TimeoutError as error:
+            raise Lost(f"no answer on {subject} within {timeout_s:g} s") from error
+        finally:
+            self._appending.discard(future)
+            forget()
+        if is_status(msg, NO_RESPONDERS):
+            raise Lost(f"nobody listens on {subject}")
+        return msg
+
+    def inbox(self, take: Callable[[Msg], None]) -> tuple[str, Callable[[], None]]:
+        """An address for replies, and what closes it."""
+        token = str(next(self._tokens))
+        self._waiting[token] = take
+        return f"{self._inbox}.{token}", lambda: void(self._waiting.pop(token, None))
+
+    async def subscribe(self, subject: str, take: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        return await self._client.subscribe(subject, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1)
+
+    async def send(
+        self, subject: str, body: bytes, *, reply_to: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Raises BusError for what can never be sent, and Lost when the buffer for the time without server is full."""
+        try:
+            await self._client.publish(subject, body, reply=reply_to, headers=dict(headers) if headers else None)
+        except nats.errors.MaxPayloadError as error:
+            limit = self._client.max_payload
+            raise BusError(f"{subject} has {len(body)} bytes, but the server takes at most {limit}") from error
+        except nats.errors.OutboundBufferLimitError as error:
+            raise Lost("the connection is down, and too much waits to be sent") from error
+        except nats.errors.ConnectionClosedError as error:
+            raise BusError(f"{subject} cannot be sent: the bus is closed") from error
+
+    async def flush(self, timeout_s: float) -> None:
+        """What was sent so far has reached the server. Raises TimeoutError."""
+        if self._up.is_set():
+            with suppress(nats.errors.Error):
+                await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _on_reply(self, msg: Msg) -> None:
+        take = self._waiting.get(msg.subject.rpartition(".")[2])
+        if take is not None:
+            take(msg)
+
+    async def _went_down(self) -> None:
+        self._up.clear()
+        if not self._client.is_closed:
+            log.warning("nats.disconnected")
+        for future in self._appending:
+            if not future.done():
+                future.set_exception(Lost("the connection went down before the answer came"))
+
+    async def _came_back(self) -> None:
+        log.info("nats.reconnected")
+        self._up.set()
+        for call in list(self._on_reconnect):
+            call()
+
+
+def options(name: str) -> dict[str, Any]:
+    """How we connect: a dead server is noticed within seconds, and we never stop trying."""
+    return {
+        "name": name,
+        "ping_interval": 5,
+        "max_outstanding_pings": 2,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": 0.2,
+        "pending_size": 64 << 20,
+        "drain_timeout": 5,
+    }
+
+
+def is_status(msg: Msg, status: str) -> bool:
+    return not msg.data and bool(msg.headers) and (msg.headers or {}).get(STATUS) == status
+
+
+def shown(url: str) -> str:
+    """The address without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 4222}"
+
+
+def void(_: object) -> None:
+    return None

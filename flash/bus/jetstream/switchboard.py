@@ -1,0 +1,150 @@
+"""Requests over NATS: each answering replica is a NATS micro service, so that `$SRV` finds it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+from nats.micro import add_service
+from nats.micro.request import Request as MicroRequest
+from nats.micro.service import Service
+
+from flash.bus import Replica
+from flash.bus.answering import ERROR, LAST, is_last, nobody_answers, read_reply, replies
+from flash.bus.jetstream.connection import NO_RESPONDERS, Connection, is_status
+from flash.contracts.base import Request, request_subject
+from flash.errors import BusError, NobodyAnswers
+
+AGAIN_S = 0.2
+"""How soon a request that nobody took is sent again."""
+VERSION = "1.0.0"
+REPLICA, STARTED_AT = "replica", "started_at"
+
+log = structlog.get_logger()
+
+
+class NatsSwitchboard:
+    """Answers as one replica, and asks."""
+
+    def __init__(self, connection: Connection, *, replica: str) -> None:
+        self._connection = connection
+        self._replica = replica
+        self._services: list[Service] = []
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def answer(
+        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], metadata: Mapping[str, str]
+    ) -> None:
+        known = {**metadata, REPLICA: self._replica, STARTED_AT: repr(time.time())}
+        made = await add_service(self._connection.client, name=service, version=VERSION, metadata=known)
+        self._services.append(made)
+        for kind, answer in answers.items():
+            route = metadata[kind.route] if kind.route else None
+            await made.add_endpoint(
+                name=kind.name.replace(".", "-"),
+                subject=request_subject(kind, route),
+                handler=self._endpoint(kind, answer),
+            )
+        await self._connection.flush(timeout_s=2.0)
+
+    async def ask(self, request: Request, timeout_s: float) -> Any:
+        async with aclosing(self.stream(request, timeout_s)) as parts:
+            async for part in parts:
+                return part
+        raise BusError(f"{request.service} answered {request.name} with nothing")
+
+    async def stream(self, request: Request, timeout_s: float) -> AsyncGenerator[Any, None]:
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        inbox, forget = self._connection.inbox(arrived.put_nowait)
+        try:
+            msg = await self._first(request, arrived, inbox, timeout_s)
+            while True:
+                headers = msg.headers or {}
+                part = read_reply(type(request), msg.data, headers)
+                if part is not None:
+                    yield part
+                if is_last(headers):
+                    return
+                msg = await _within(arrived, request, timeout_s)
+        finally:
+            forget()
+
+    async def replicas(self, wait_s: float) -> list[Replica]:
+        found: dict[str, Replica] = {}
+
+        def take(msg: Msg) -> None:
+            if msg.data:
+                info = msgspec.json.decode(msg.data)
+                found[info["id"]] = _replica(info)
+
+        inbox, forget = self._connection.inbox(take)
+        try:
+            await self._connection.send("$SRV.INFO", b"", reply_to=inbox)
+            await asyncio.sleep(wait_s)
+        finally:
+            forget()
+        return sorted(found.values(), key=lambda replica: (replica.service, replica.id))
+
+    async def close(self, grace_s: float) -> None:
+        for service in self._services:
+            try:
+                await service.stop()
+            except nats.errors.Error as error:  # the connection is down: nothing to take back
+                log.debug("service.unstopped", error=str(error))
+        self._services = []
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=grace_s)
+            for task in late:
+                task.cancel()
+
+    async def _first(self, request: Request, arrived: asyncio.Queue[Msg], inbox: str, timeout_s: float) -> Msg:
+        """The first reply. A service that is only starting is waited for."""
+        body = msgspec.msgpack.encode(request)
+        end = asyncio.get_running_loop().time() + timeout_s
+        while (left_s := end - asyncio.get_running_loop().time()) > 0:
+            await self._connection.send(request.subject, body, reply_to=inbox)
+            msg = await _within(arrived, request, left_s, says_s=timeout_s)
+            if not is_status(msg, NO_RESPONDERS):
+                return msg
+            await asyncio.sleep(min(AGAIN_S, max(0.0, end - asyncio.get_running_loop().time())))
+        raise NobodyAnswers(nobody_answers(request, timeout_s))
+
+    def _endpoint(self, kind: type[Request], answer: Callable[[Any], Any]) -> Any:
+        async def serve(request: MicroRequest) -> None:
+            # A task each: one long answer must not keep the others waiting.
+            task = asyncio.create_task(_reply(kind, answer, request))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+        return serve
+
+
+async def _reply(kind: type[Request], answer: Callable[[Any], Any], request: MicroRequest) -> None:
+    async with aclosing(replies(kind, answer, request.data)) as messages:
+        async for body, headers in messages:
+            try:
+                await request.respond(body, headers=headers)
+            except nats.errors.MaxPayloadError:
+                text = f"the reply to {kind.name} has {len(body)} bytes, which is more than the server takes"
+                await request.respond(text.encode(), headers={ERROR: BusError.__name__, LAST: "1"})
+                return
+
+
+async def _within(arrived: asyncio.Queue[Msg], request: Request, wait_s: float, says_s: float | None = None) -> Msg:
+    try:
+        async with asyncio.timeout(wait_s):
+            return await arrived.get()
+    except TimeoutError as error:
+        says_s = wait_s if says_s is None else says_s
+        raise BusError(f"{request.service} took {request.name}, but said nothing for {says_s:g} s") from error
+
+
+def _replica(info: dict[str, Any]) -> Replica:
+    metadata = dict(info.get("metadata") or {})
+    id, started_at = metadata.pop(REPLICA, info["id"]), float(metadata.pop(STARTED_AT, 0.0))
+    return Replica(info["name"], id, started_at, metadata)
