@@ -1,0 +1,150 @@
+"""Continuous batching: rows join at any step, leave as they finish, and give way when the cache is full."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from services.rollout.engines import Adapter, GenerationFailed
+from services.rollout.engines.cache import CHUNK, padded
+from services.rollout.engines.lora import Pair, Shelf
+from services.rollout.engines.rows import Job, Row
+from services.rollout.engines.sampling import draw
+from services.rollout.engines.stopping import Decode
+
+
+class Decoder(Protocol):
+    """A model with a cache: `fused`, or `modules`."""
+
+    @property
+    def rows(self) -> Sequence[Row]: ...
+    @property
+    def token_bytes(self) -> int: ...
+    def lora(self, adapter: Adapter) -> Mapping[Any, Pair]: ...
+    def add(self, rows: Sequence[Row]) -> Tensor: ...
+    def step(self) -> Tensor: ...
+    def drop(self, rows: Sequence[Row]) -> None: ...
+    def wipe(self) -> None: ...
+
+
+class Batch:
+    """Every row of the engine: those being drawn, and those that wait."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        decode: Decode,
+        closing_ids: frozenset[int],
+        max_rows: int,
+        cache_bytes: int,
+        adapter_bytes: int,
+    ) -> None:
+        self._decoder = decoder
+        self._decode = decode
+        self._closing_ids = closing_ids
+        self._max_rows = max_rows
+        self._cache_tokens = cache_bytes // decoder.token_bytes
+        self._adapters = Shelf(decoder.lora, adapter_bytes)
+        self._waiting: deque[Row] = deque()
+        self._numbers = count()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting and not self._decoder.rows
+
+    @property
+    def jobs(self) -> set[Job]:
+        return {row.job for row in (*self._waiting, *self._decoder.rows)}
+
+    def add(self, job: Job) -> None:
+        job.number = next(self._numbers)
+        self._waiting.extend(job.rows())
+
+    def step(self) -> None:
+        """One token for every row that has a place; rows that have just come in get one more."""
+        self._drop_cancelled()
+        if coming := self._admitted():
+            self._take(coming, self._decoder.add(coming))
+        self._make_room()
+        if self._decoder.rows:
+            rows = list(self._decoder.rows)
+            self._take(rows, self._decoder.step())
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self._waiting.clear()
+        self._decoder.drop(list(self._decoder.rows))
+        self._decoder.wipe()
+
+    def _take(self, rows: Sequence[Row], logits: Tensor) -> None:
+        """Draw the next token of each row; those that end with it leave."""
+        ids, logprobs = draw(
+            logits,
+            [row.job.request.temperature for row in rows],
+            [row.uniform[len(row.ids)] for row in rows],
+        )
+        ended, broken = [], False
+        for row, id, logprob in zip(rows, ids, logprobs, strict=True):
+            if logprob != logprob:  # NaN
+                self._fail(row.job, GenerationFailed(f"{_policy(row)} gives probabilities that are not finite"))
+                broken = True
+            elif row.append(id, logprob, self._closing_ids, self._decode):
+                ended.append(row)
+        if ended:
+            self._decoder.drop(ended)
+            for job in dict.fromkeys(row.job for row in ended):
+                if len(job.samples) == len(job.request.seeds) and not job.cancelled:
+                    job.on_done([job.samples[i] for i in range(len(job.samples))])
+        if broken:
+            self._drop_cancelled()
+            self._decoder.wipe()
+
+    def _admitted(self) -> list[Row]:
+        """The rows that come in now, oldest first: as many as there are places, and memory for two more chunks each."""
+        coming: list[Row] = []
+        longest = max((row.length for row in self._decoder.rows), default=0)
+        while self._waiting:
+            row, number = self._waiting[0], len(self._decoder.rows) + len(coming) + 1
+            longest = max(longest, row.length)
+            if number > self._max_rows or (number > 1 and number * padded(longest + CHUNK) > self._cache_tokens):
+                break
+            self._waiting.popleft()
+            if row.job.cancelled:
+                continue
+            try:
+                row.lora = self._adapters.get(row.job.request.adapter) if row.job.request.adapter else None
+            except (GenerationFailed, OSError) as error:
+                self._fail(row.job, error)
+                continue
+            coming.append(row)
+        return [row for row in coming if not row.job.cancelled]
+
+    def _make_room(self) -> None:
+        """Rows that came last wait again while the others need their memory; they go on where they were."""
+        rows = list(self._decoder.rows)
+        victims: list[Row] = []
+        while len(rows) > 1 and len(rows) * padded(max(row.length for row in rows)) > self._cache_tokens:
+            youngest = max(rows, key=lambda row: row.order)
+            rows.remove(youngest)
+            victims.append(youngest)
+        if victims:
+            self._decoder.drop(victims)
+            self._waiting.extendleft(victims)
+
+    def _drop_cancelled(self) -> None:
+        if any(row.job.cancelled for row in self._decoder.rows):
+            self._decoder.drop([row for row in self._decoder.rows if row.job.cancelled])
+        if any(row.job.cancelled for row in self._waiting):
+            self._waiting = deque(row for row in self._waiting if not row.job.cancelled)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        if not job.cancelled:
+            job.cancelled = True
+            job.on_done(error)
+
+
+def _policy(row: Row) -> str:
+    return f"adapter {row.adapter[:12]}" if row.adapter else "the base model"
