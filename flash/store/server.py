@@ -9,8 +9,9 @@ import os
 import shutil
 import socket
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -97,25 +98,29 @@ def program(name: str, *, wheel: str) -> Path:
     return Path(found)
 
 
-def free_ports(names: tuple[str, ...], random: Random | None = None) -> dict[str, int]:
-    """A port for each name on which nobody listens just now, and, for `admin`, on the one 10,000 above it.
+def free_ports(
+    names: Iterable[str], before: Mapping[str, int] | None = None, random: Random | None = None
+) -> dict[str, int]:
+    """A port for each name on which nobody listens just now: the one of `before` where it is still free.
 
     From below the range out of which the system gives ports to clients: a port that is to be listened on again after a
     restart must not have become somebody's outgoing connection meanwhile.
     """
     random = random or SystemRandom()
+    chosen: dict[str, int] = {}
     taken: set[int] = set()
-    ports = {}
     for name in names:
-        for port in (random.randrange(15_000, 22_000) for _ in range(1_000)):
-            wanted = {port, port + _ADMIN_GRPC} if name == "admin" else {port}
+        above = (0, _ADMIN_GRPC) if name == "admin" else (0,)
+        drawn = (random.randrange(15_000, 22_000) for _ in range(1_000))
+        for port in chain([before[name]] if before and name in before else [], drawn):
+            wanted = {port + more for more in above}
             if not wanted & taken and all(is_free(one) for one in wanted):
                 taken |= wanted
-                ports[name] = port
+                chosen[name] = port
                 break
         else:
             raise StoreError("no free port between 15000 and 22000: end some of the programs that listen there")
-    return ports
+    return chosen
 
 
 def is_free(port: int) -> bool:

@@ -45,7 +45,8 @@ async def test_a_conditional_put_whose_answer_was_lost_counts_as_won(
     weed: Weed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await S3Store.connect(weed.url(some_bucket()))
-    really, lost = store._client._execute, []
+    really = store._client._execute
+    lost: list[Any] = []
 
     def lose_the_first_answer(*args: Any, **kwargs: Any) -> Any:
         answer = really(*args, **kwargs)

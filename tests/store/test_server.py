@@ -34,19 +34,26 @@ def test_everything_listens_on_loopback_and_nothing_calls_home(tmp_path: Path) -
 
 
 def test_a_port_that_is_taken_is_not_chosen() -> None:
-    chosen = free_ports(("one",), Random(7))["one"]
+    chosen = free_ports(["one"], random=Random(7))["one"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", chosen))
         taken.listen()
 
         assert not is_free(chosen)
-        assert free_ports(("one",), Random(7))["one"] != chosen
+        assert free_ports(["one"], random=Random(7))["one"] != chosen
+        assert free_ports(["one"], {"one": chosen})["one"] != chosen
 
 
 def test_no_port_is_chosen_twice() -> None:
     ports = free_ports(PORTS)
 
     assert len({*ports.values(), ports["admin"] + 10_000}) == len(PORTS) + 1
+
+
+def test_ports_stay_as_they_were_where_they_are_free() -> None:
+    ports = free_ports(PORTS)
+
+    assert free_ports(PORTS, ports) == ports
 
 
 def test_a_program_that_is_missing_is_named_with_what_brings_it() -> None:
