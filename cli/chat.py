@@ -13,8 +13,8 @@ from flash.contracts.requests import Generate
 from flash.contracts.values import Message
 from flash.errors import NobodyAnswers
 
-FIRST_TOKEN_S = 120.0
-"""A pool may have to load the adapter, or finish a batch, before it answers."""
+PIECE_S = 120.0
+"""How long the next piece of an answer may take: a pool may have to load the adapter, or finish a batch, first."""
 
 
 def chat_options(parser: ArgumentParser) -> None:
@@ -30,6 +30,8 @@ async def chat(options: Namespace) -> None:
         reference = await client.resolve_reference(bus, options.reference)
         if reference.note:
             output.note(reference.note)
+        if not any(replica.metadata.get("pool") == reference.pool for replica in await bus.replicas()):
+            output.note(f"no rollout serves {reference.model} yet; waiting for one")
         messages: list[Message] = [{"role": "system", "content": options.system}] if options.system else []
         if options.message is not None:
             await _turn(bus, reference, messages, options.message, options)
@@ -54,7 +56,7 @@ async def _turn(bus: Bus, reference: Reference, messages: list[Message], text: s
     answer: list[str] = []
     finish_reason, num_tokens = "", 0
     try:
-        async for piece in bus.stream(request, FIRST_TOKEN_S):
+        async for piece in bus.stream(request, PIECE_S):
             answer.append(piece.text)
             finish_reason, num_tokens = piece.finish_reason or finish_reason, piece.completion_tokens or num_tokens
             if not options.json:

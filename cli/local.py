@@ -10,14 +10,26 @@ from cli import output
 def up_options(parser: ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="return once it takes runs; `flash down` stops it")
     parser.add_argument(
-        "--model", dest="models", action="append", default=[], metavar="NAME", help="serve and train this base model"
+        "--model", dest="models", action="append", metavar="NAME", help="serve and train this base model; default: tiny"
     )
+    parser.add_argument("--rollouts", type=int, default=1, metavar="N", help="rollout services of each model")
+    parser.add_argument("--learners", type=int, default=1, metavar="N", help="learners of each model")
+    parser.add_argument("--scorers", type=int, default=1, metavar="N")
 
 
 def up(options: Namespace) -> int:
     from cli import stack
 
-    return stack.up(options)
+    return stack.up(
+        stack.Options(
+            home=options.home,
+            models=tuple(options.models or ["tiny"]),
+            rollouts=options.rollouts,
+            scorers=options.scorers,
+            learners=options.learners,
+            detach=options.detach,
+        )
+    )
 
 
 def down_options(parser: ArgumentParser) -> None:
@@ -27,7 +39,7 @@ def down_options(parser: ArgumentParser) -> None:
 def down(options: Namespace) -> None:
     from cli import stack
 
-    stack.down(options.home)
+    output.note("stopped" if stack.down(options.home) else f"nothing is running under {options.home}")
 
 
 def ps_options(parser: ArgumentParser) -> None:

@@ -57,7 +57,7 @@ class Hub:
         self._require_digest(request.digest)
         if not 0 < len(request.data) <= UPLOAD_PART_BYTES:
             raise Refused(f"a part has {len(request.data):,} bytes, but 1 to {UPLOAD_PART_BYTES:,} are wanted")
-        self._require_size(request.part * UPLOAD_PART_BYTES + len(request.data), request.part)
+        self._require_place(request.part)
         await self._store.put(upload_key(request.digest, request.part), request.data)
         return Done()
 
@@ -113,14 +113,17 @@ class Hub:
         )
 
     async def _assembled(self, request: EnvironmentPublish) -> bytes:
-        parts = []
-        self._require_size((request.parts - 1) * UPLOAD_PART_BYTES, request.parts)
+        parts: list[bytes] = []
+        self._require_place(request.parts - 1)
         for part in range(request.parts):
             try:
                 parts.append(await self._store.get(upload_key(request.digest, part)))
             except NoSuchObject as error:
                 raise Refused(f"part {part + 1} of {request.parts} was never uploaded: push again") from error
         archive = b"".join(parts)
+        if len(archive) > self._settings.max_packed_bytes:
+            await self._forget_upload(request.digest)
+            raise self._too_large()
         digest = await asyncio.to_thread(lambda: hashlib.sha256(archive).hexdigest())
         if digest != request.digest:
             await self._forget_upload(request.digest)
@@ -128,10 +131,10 @@ class Hub:
         return archive
 
     async def _checked(self, check: EnvironmentCheck) -> CheckReport:
-        try:
-            report: CheckReport = await self._bus.ask(check, self._settings.check_timeout_s)
-        except NobodyAnswers as error:
-            raise NobodyAnswers("no scorer is up to check the environment") from error
+        # Asked for first, because a request waits for a replica, and whoever pushes should hear soon why nothing happens.
+        if not any(replica.service == "scorer" for replica in await self._bus.replicas()):
+            raise NobodyAnswers("no scorer is up to check the environment")
+        report: CheckReport = await self._bus.ask(check, self._settings.check_timeout_s)
         return report
 
     async def _forget_upload(self, digest: str) -> None:
@@ -143,13 +146,17 @@ class Hub:
         if not _DIGEST.fullmatch(digest):
             raise Refused(f"the digest is {digest[:80]!r}, but the sha256 of the archive, 64 hex digits, is wanted")
 
-    def _require_size(self, num_bytes: int, part: int) -> None:
-        limit = self._settings.max_packed_bytes
-        if part < 0 or num_bytes < 0 or num_bytes > limit:
-            raise Refused(
-                f"the archive has more than {limit:,} bytes, the most that this hub takes (FLASH_MAX_PACKED_BYTES): "
-                "leave large files out, or let the environment read its rows from where they lie"
-            )
+    def _require_place(self, part: int) -> None:
+        if part < 0:
+            raise Refused(f"part {part} of an archive cannot be: the first part is 0")
+        if part * UPLOAD_PART_BYTES > self._settings.max_packed_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> Refused:
+        return Refused(
+            f"the archive has more than {self._settings.max_packed_bytes:,} bytes, the most that this hub takes "
+            "(FLASH_MAX_PACKED_BYTES): leave large files out, or let the environment read its rows from where they lie"
+        )
 
 
 def _environment_published(request: EnvironmentPublish, version: EnvironmentVersion) -> EnvironmentPublished:

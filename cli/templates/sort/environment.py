@@ -6,8 +6,8 @@ from envsdk import EnvironmentSingleTurn, RewardMetric, RewardResult, TaskExampl
 
 
 class SortEnv(EnvironmentSingleTurn):
-    """The reward is the share of digits in their place, so that nearly sorted earns more than not at all; success is all
-    of them. Rows come from dataset/train.jsonl and, held out, dataset/eval.jsonl; generate.py wrote both.
+    """The reward is the share of digits in their place, so that nearly sorted earns more than not at all; success is
+    all of them. Rows come from dataset/train.jsonl and, held out, dataset/eval.jsonl; generate.py wrote both.
     """
 
     def build_prompt_messages(self, example: TaskExample, prompt_text: str) -> list[dict[str, Any]]:

@@ -1,0 +1,224 @@
+"""The hub on a bus, with a scorer that answers what the test wants: services/hub/service.py."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import pytest
+
+from flash.bus.memory import MemoryBus
+from flash.contracts.environments import EnvironmentPublished
+from flash.contracts.requests import (
+    CheckReport,
+    EnvironmentCheck,
+    EnvironmentList,
+    EnvironmentPublish,
+    EnvironmentResolve,
+    EnvironmentUpload,
+    EnvironmentVersion,
+)
+from flash.contracts.values import Fault
+from flash.errors import EnvironmentFault, NobodyAnswers, NotFound, Refused
+from services.hub.service import Hub
+from services.hub.settings import Settings
+
+ARCHIVE = bytes(range(256)) * 16
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class FakeScorer:
+    """Reports what it is told to, and remembers what it was asked."""
+
+    bus: MemoryBus
+    report: CheckReport = field(default_factory=lambda: CheckReport(rows={"train": 3}, prompt_text="Be kind."))
+    seen: list[bytes] = field(default_factory=list)
+
+    async def on_check(self, request: EnvironmentCheck) -> CheckReport:
+        archive = await self.bus.store.get(request.key)
+        assert digest_of(archive) == request.digest
+        self.seen.append(archive)
+        return self.report
+
+
+@pytest.fixture
+async def bus() -> MemoryBus:
+    bus = MemoryBus()
+    hub = Hub(bus, bus.store, bus.records("environments"), Settings(max_packed_bytes=600_000), now=lambda: 7.0)
+    await bus.answer("hub", hub.answers())
+    return bus
+
+
+async def scorer(bus: MemoryBus, report: CheckReport | None = None) -> FakeScorer:
+    fake = FakeScorer(bus) if report is None else FakeScorer(bus, report)
+    await bus.answer("scorer", {EnvironmentCheck: fake.on_check})
+    return fake
+
+
+async def upload(bus: MemoryBus, archive: bytes = ARCHIVE, parts: int = 2) -> str:
+    digest = digest_of(archive)
+    size = -(-len(archive) // parts)
+    for part in range(parts):
+        data = archive[part * size : (part + 1) * size]
+        await bus.ask(EnvironmentUpload(digest=digest, part=part, data=data))
+    return digest
+
+
+async def push(bus: MemoryBus, archive: bytes = ARCHIVE, name: str = "sums") -> EnvironmentVersion:
+    digest = await upload(bus, archive)
+    version: EnvironmentVersion = await bus.ask(
+        EnvironmentPublish(org="local", environment=name, digest=digest, parts=2)
+    )
+    return version
+
+
+async def keys(bus: MemoryBus, prefix: str) -> list[str]:
+    return [stat.key async for stat in bus.store.list(prefix)]
+
+
+async def test_a_push_becomes_a_version_that_is_kept_told_and_found(bus: MemoryBus) -> None:
+    fake = await scorer(bus)
+
+    version = await push(bus)
+
+    assert version == EnvironmentVersion(
+        id="local/sums", version=digest_of(ARCHIVE)[:12], digest=digest_of(ARCHIVE),
+        key=f"environments/local/sums/{digest_of(ARCHIVE)[:12]}.tar.zst", packed_bytes=len(ARCHIVE), published_at=7.0,
+        rows={"train": 3}, prompt_text="Be kind.",
+    )  # fmt: skip
+    assert fake.seen == [ARCHIVE]
+    assert await bus.store.get(version.key) == ARCHIVE
+    assert await bus.ask(EnvironmentResolve(reference="local/sums")) == version
+    told = await bus.last(EnvironmentPublished.pattern())
+    assert told is not None
+    assert told.event == EnvironmentPublished(
+        org="local", slug="sums", environment="sums", version=version.version, digest=version.digest, key=version.key,
+        packed_bytes=len(ARCHIVE),
+    )  # fmt: skip
+
+
+async def test_the_parts_are_gone_once_the_version_is_there(bus: MemoryBus) -> None:
+    await scorer(bus)
+
+    await push(bus)
+
+    assert await keys(bus, "uploads/") == []
+
+
+async def test_the_same_content_is_the_same_version_and_is_checked_once(bus: MemoryBus) -> None:
+    fake = await scorer(bus)
+    first = await push(bus)
+
+    again = await push(bus)
+
+    assert again == first
+    assert len(fake.seen) == 1
+    assert await keys(bus, "uploads/") == []
+
+
+async def test_a_publish_whose_reply_was_lost_can_be_asked_again_without_its_parts(bus: MemoryBus) -> None:
+    await scorer(bus)
+    first = await push(bus)
+
+    again = await bus.ask(EnvironmentPublish(org="local", environment="sums", digest=first.digest, parts=2))
+
+    assert again == first
+
+
+async def test_pushing_old_content_makes_it_the_newest_again(bus: MemoryBus) -> None:
+    await scorer(bus)
+    first = await push(bus)
+    await push(bus, b"other" * 10)
+
+    await push(bus)
+
+    assert await bus.ask(EnvironmentResolve(reference="local/sums")) == first
+
+
+async def test_a_package_that_does_not_load_is_refused_with_the_authors_traceback(bus: MemoryBus) -> None:
+    fault = Fault(
+        kind="load-failed", message="NameError: name 'x' is not defined", traceback="environment.py, line 3\n"
+    )
+    await scorer(bus, CheckReport(fault=fault))
+
+    with pytest.raises(EnvironmentFault) as raised:
+        await push(bus)
+
+    assert str(raised.value) == ("sums cannot be loaded: NameError: name 'x' is not defined\nenvironment.py, line 3")
+    assert await keys(bus, "") == []
+    with pytest.raises(NotFound):
+        await bus.ask(EnvironmentResolve(reference="local/sums"))
+
+
+async def test_without_a_scorer_the_push_is_told_to_wait_and_loses_nothing(bus: MemoryBus) -> None:
+    digest = await upload(bus)
+    publish = EnvironmentPublish(org="local", environment="sums", digest=digest, parts=2)
+
+    with pytest.raises(NobodyAnswers, match="no scorer is up to check the environment"):
+        await bus.ask(publish)
+    await scorer(bus)
+    version = await bus.ask(publish)
+
+    assert version.digest == digest
+
+
+async def test_a_part_that_never_came_is_named(bus: MemoryBus) -> None:
+    await scorer(bus)
+    digest = await upload(bus, parts=1)
+
+    with pytest.raises(Refused, match="part 2 of 2 was never uploaded: push again"):
+        await bus.ask(EnvironmentPublish(org="local", environment="sums", digest=digest, parts=2))
+
+
+async def test_an_archive_of_another_digest_is_refused_and_forgotten(bus: MemoryBus) -> None:
+    await scorer(bus)
+    digest = "0" * 64
+    await bus.ask(EnvironmentUpload(digest=digest, part=0, data=b"x"))
+
+    with pytest.raises(Refused, match="the uploaded archive has the digest 2d7116"):
+        await bus.ask(EnvironmentPublish(org="local", environment="sums", digest=digest, parts=1))
+    assert await keys(bus, "uploads/") == []
+
+
+@pytest.mark.parametrize(
+    ("digest", "part", "data", "sentence"),
+    [
+        ("../x", 0, b"x", "64 hex digits"),
+        ("0" * 64, 0, b"", "a part has 0 bytes"),
+        ("0" * 64, 0, bytes(512 * 1024 + 1), "a part has 524,289 bytes, but 1 to 524,288 are wanted"),
+        ("0" * 64, 2, b"x", "more than 600,000 bytes"),
+        ("0" * 64, -1, b"x", "part -1 of an archive cannot be"),
+    ],
+)
+async def test_an_upload_that_cannot_be_is_refused(
+    bus: MemoryBus, digest: str, part: int, data: bytes, sentence: str
+) -> None:
+    with pytest.raises(Refused, match=sentence):
+        await bus.ask(EnvironmentUpload(digest=digest, part=part, data=data))
+
+
+async def test_an_archive_over_the_limit_is_refused_and_forgotten(bus: MemoryBus) -> None:
+    await scorer(bus)
+
+    with pytest.raises(Refused, match="more than 600,000 bytes, the most that this hub takes"):
+        await push(bus, bytes(700_000))
+    assert await keys(bus, "uploads/") == []
+
+
+async def test_the_list_holds_the_newest_version_of_each_environment(bus: MemoryBus) -> None:
+    await scorer(bus)
+    await push(bus, name="sums")
+    newest = await push(bus, b"newer" * 10, name="sums")
+    other = await push(bus, name="dots.and.dots")
+
+    listing = await bus.ask(EnvironmentList(org="local"))
+
+    assert listing.environments == [other, newest]
+    assert (await bus.ask(EnvironmentList(org="elsewhere"))).environments == []
+
+
+async def test_what_is_no_id_is_refused(bus: MemoryBus) -> None:
+    with pytest.raises(Refused, match="'sums' is no environment: an id is org/name or org/name@version"):
+        await bus.ask(EnvironmentResolve(reference="sums"))
