@@ -73,16 +73,18 @@ class StreamBus:
                 now = await self._stream.last_sequence()
                 self._listeners.append(asyncio.create_task(self._hear_every(subscription, after=now)))
 
-    async def replay(self, *patterns: str, after: int | None = 0) -> AsyncIterator[Told]:
+    async def replay(self, *patterns: str, after: int | None = 0) -> AsyncGenerator[Told, None]:
         start = await self._stream.last_sequence() if after is None else after
-        async with aclosing(self._read(patterns, start, follow=True)) as told:
-            async for fact in told:
-                yield fact
+        async with aclosing(self._stream.read(_once(patterns), start, follow=True)) as messages:
+            async for message in messages:
+                if (fact := await self._told(message)) is not None:
+                    yield fact
 
-    async def history(self, *patterns: str, after: int = 0) -> AsyncIterator[Told]:
-        async with aclosing(self._read(patterns, after, follow=False)) as told:
-            async for fact in told:
-                yield fact
+    async def history(self, *patterns: str, after: int = 0) -> AsyncGenerator[Told, None]:
+        async with aclosing(self._stream.read(_once(patterns), after, follow=False)) as messages:
+            async for message in messages:
+                if (fact := await self._told(message)) is not None:
+                    yield fact
 
     async def last(self, pattern: str) -> Told | None:
         message = await self._stream.newest(pattern)
@@ -119,13 +121,6 @@ class StreamBus:
         )
         self._workers, self._listeners = [], []
 
-    async def _read(self, patterns: tuple[str, ...], after: int, *, follow: bool) -> AsyncGenerator[Told, None]:
-        reading = self._stream.read(tuple(dict.fromkeys(patterns)), after, follow=follow)
-        async with aclosing(reading) as messages:
-            async for message in messages:
-                if (fact := await self._told(message)) is not None:
-                    yield fact
-
     async def _told(self, message: Message) -> Told | None:
         """None, and a line in the log, for what cannot be decoded: a newer Flash may have said it."""
         try:
@@ -137,9 +132,13 @@ class StreamBus:
 
     async def _hear_every(self, subscription: EveryReplica, after: int) -> None:
         patterns = tuple(event.pattern() for event in subscription.events)
-        async with aclosing(self._read(patterns, after, follow=True)) as told:
-            async for fact in told:
+        async with aclosing(self.replay(*patterns, after=after)) as facts:
+            async for fact in facts:
                 try:
                     await subscription.handler(fact.event)
                 except Exception:
                     log.exception("handler.failed", subject=fact.event.subject)
+
+
+def _once(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(patterns))

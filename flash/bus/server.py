@@ -56,6 +56,13 @@ class NatsServer:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
 
+    async def __aenter__(self) -> "NatsServer":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None

@@ -1,7 +1,7 @@
 """How facts travel, the same on both buses: headers, large bodies, and what a bus needs of a stream."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +89,16 @@ class Consumer(Protocol):
         """Ask for nothing more, and hand back what arrives nevertheless."""
 
 
+class Reading(Protocol):
+    """Messages in order. No generator: those do not nest well when a loop ends and closes all of them at once."""
+
+    def __aiter__(self) -> "Reading": ...
+
+    async def __anext__(self) -> Message: ...
+
+    async def aclose(self) -> None: ...
+
+
 class Stream(Protocol):
     """What a bus needs of the place where facts are kept."""
 
@@ -103,7 +113,7 @@ class Stream(Protocol):
 
     async def last_sequence(self) -> int: ...
 
-    def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> AsyncGenerator[Message, None]:
+    def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> "Reading":
         """Ordered and without gaps; with `follow` for ever, else up to what is there now."""
 
     async def bury(self, letter: Letter) -> None:

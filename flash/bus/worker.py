@@ -70,6 +70,7 @@ class Worker:
             delivery = await self._consumer.next()
             if held := self._held.get(delivery.message.sequence):
                 # The server lost track (it was killed, or we were stopped) and gave us what we are working at.
+                held.delivery.let_go()
                 held.delivery = delivery
                 continue
             self._busy.add(me)

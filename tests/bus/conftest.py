@@ -87,14 +87,6 @@ class JetStreamSide:
             await bus.close(grace_s=0)
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    made = NatsServer(tmp_path / "nats")
-    await made.start()
-    yield made
-    await made.stop()
-
-
 @pytest.fixture(params=["memory", "jetstream"])
 async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "memory":
@@ -102,12 +94,10 @@ async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield memory
         await memory.close()
         return
-    server = NatsServer(tmp_path / "nats")
-    await server.start()
-    jetstream = JetStreamSide(server, ack_wait_s=0.5)
-    yield jetstream
-    await jetstream.close()
-    await server.stop()
+    async with NatsServer(tmp_path / "nats") as server:
+        jetstream = JetStreamSide(server, ack_wait_s=0.5)
+        yield jetstream
+        await jetstream.close()
 
 
 @pytest.fixture

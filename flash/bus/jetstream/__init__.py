@@ -36,7 +36,7 @@ async def connect(
     """
     connection = await Connection.open(nats_url, name, timeout_s=timeout_s)
     try:
-        keeper = Keeper(nats_url, name, every_s=ack_wait_s / 4)
+        keeper = Keeper(nats_url, name, ack_wait_s=ack_wait_s)
         facts = JetStream(connection, STREAM, keeper, ack_wait_s=ack_wait_s)
         await facts.ensure(["flash.>"], duplicate_window_s=duplicate_window_s)
         await JetStream(connection, DEAD, keeper).ensure(["dead.>"], duplicate_window_s=duplicate_window_s)

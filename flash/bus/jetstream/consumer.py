@@ -49,11 +49,11 @@ class SharedConsumer:
 
     def _take(self, msg: Msg) -> None:
         at = place(msg)
+        self._keeper.hold(msg.reply)
         delivery = JetStreamDelivery(message(msg, at), at.deliveries, msg.reply, self._connection, self._keeper)
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
-                self._keeper.hold(msg.reply)
                 future.set_result(delivery)
                 return
         # No slot is free: we are closing, or what was lost has come after all.

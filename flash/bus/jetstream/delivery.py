@@ -1,6 +1,7 @@
 """One message as a JetStream consumer delivers it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,21 +51,22 @@ class JetStreamDelivery:
     keeper: Keeper
 
     async def ack(self) -> None:
-        await self._settle(b"+ACK")
+        self.keeper.release(self.ack_subject)
+        await self._say(b"+ACK")
 
     async def hand_back(self, after_s: float = 0.0) -> None:
-        delay = msgspec.json.encode({"delay": int(after_s * 1e9)}) if after_s > 0 else b""
-        await self._settle(b"-NAK " + delay if delay else b"-NAK")
+        # Where somebody else may hold it by now, our word would take it from them.
+        if self.keeper.release(self.ack_subject):
+            delay = msgspec.json.encode({"delay": int(after_s * 1e9)})
+            await self._say(b"-NAK " + delay if after_s > 0 else b"-NAK")
 
     async def end(self) -> None:
-        await self._settle(b"+TERM")
+        self.keeper.release(self.ack_subject)
+        await self._say(b"+TERM")
 
     def let_go(self) -> None:
         self.keeper.release(self.ack_subject)
 
-    async def _settle(self, word: bytes) -> None:
-        self.keeper.release(self.ack_subject)
-        try:
+    async def _say(self, word: bytes) -> None:
+        with suppress(BusError):  # the server will find out by itself, and the message comes again
             await self.connection.send(self.ack_subject, word)
-        except BusError:
-            return  # the server will find out by itself, and the message comes again

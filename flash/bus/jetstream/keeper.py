@@ -9,22 +9,27 @@ A process that is stopped (SIGSTOP) falls silent, and shall.
 import asyncio
 import contextlib
 import threading
+import time
 
 from nats.aio.client import Client
 
 from flash.bus.jetstream.connection import options
 
 IN_PROGRESS = b"+WPI"
+ROUNDS = 4
+"""How often within one acknowledgement wait."""
 
 
 class Keeper:
     """Starts its thread with the first message held."""
 
-    def __init__(self, nats_url: str, name: str, *, every_s: float) -> None:
+    def __init__(self, nats_url: str, name: str, *, ack_wait_s: float) -> None:
         self._nats_url = nats_url
         self._name = name
-        self._every_s = every_s
-        self._held: set[str] = set()
+        self._ack_wait_s = ack_wait_s
+        self._kept_at: dict[str, float] = {}
+        """By the subject of its acknowledgement, when the server last heard of it."""
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -32,10 +37,14 @@ class Keeper:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
             self._thread.start()
-        self._held.add(ack_subject)
+        with self._lock:
+            self._kept_at[ack_subject] = time.monotonic()
 
-    def release(self, ack_subject: str) -> None:
-        self._held.discard(ack_subject)
+    def release(self, ack_subject: str) -> bool:
+        """Whether it was ours all the time; if not, somebody else may hold it by now."""
+        with self._lock:
+            kept_at = self._kept_at.pop(ack_subject, None)
+        return kept_at is not None and time.monotonic() - kept_at < self._ack_wait_s
 
     async def stop(self) -> None:
         self._stop.set()
@@ -47,19 +56,28 @@ class Keeper:
 
     async def _keep(self) -> None:
         client = Client()
-        opening = asyncio.create_task(
-            client.connect(self._nats_url, error_cb=_ignore, **options(f"{self._name} keeper"))
-        )
-        before: set[str] = set()
-        while not await asyncio.to_thread(self._stop.wait, self._every_s):
-            now = set(self._held)
-            # What came since the last round needs nothing yet, and most of it will be done by the next.
-            for ack_subject in now & before if opening.done() else ():
-                with contextlib.suppress(Exception):  # the buffer is full or the server away: the next round
-                    await client.publish(ack_subject, IN_PROGRESS)
-            before = now
+        connecting = client.connect(self._nats_url, error_cb=_ignore, **options(f"{self._name} keeper"))
+        opening = asyncio.create_task(connecting)
+        while not await asyncio.to_thread(self._stop.wait, self._ack_wait_s / ROUNDS):
+            if opening.done() and client.is_connected:
+                await self._round(client)
         opening.cancel()
         await client.close()
+
+    async def _round(self, client: Client) -> None:
+        now = time.monotonic()
+        with self._lock:
+            # What came only now will mostly be done by the next round. What was silent too long is no longer ours to
+            # keep: whoever has it by now must lose it when they die.
+            due = [
+                ack_subject
+                for ack_subject, kept_at in self._kept_at.items()
+                if self._ack_wait_s / ROUNDS / 2 < now - kept_at < self._ack_wait_s
+            ]
+            self._kept_at |= dict.fromkeys(due, now)
+        for ack_subject in due:
+            with contextlib.suppress(Exception):  # the connection is going down: the server hears it at the next round
+                await client.publish(ack_subject, IN_PROGRESS)
 
 
 async def _ignore(_: Exception) -> None:

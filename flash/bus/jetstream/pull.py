@@ -81,7 +81,7 @@ class Pull:
                     await self._sub.unsubscribe()
 
     async def _run(self) -> None:
-        while True:
+        while not self._connection.client.is_closed:
             try:
                 if self._is_broken or self._is_silent():
                     await self._open()

@@ -5,6 +5,7 @@ last message we have. No more than a few messages wait here, however many wait t
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -32,44 +33,63 @@ Api = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 class Reader:
     """One reading."""
 
-    def __init__(self, connection: Connection, stream: str, api: Api, patterns: Sequence[str], after: int) -> None:
+    def __init__(
+        self, connection: Connection, stream: str, api: Api, patterns: Sequence[str], after: int, *, follow: bool
+    ) -> None:
         self._connection = connection
         self._stream = stream
         self._api = api
         self._patterns = list(patterns)
         self._last = after
+        self._end: float = math.inf if follow else -1
+        """The last sequence that is read."""
         self._consumer = ""
         self._order = 0
         self._is_empty = False
         self._arrived: deque[Message] = deque()
         self._some = asyncio.Event()
-        self._pull = Pull(connection, stream, self._prepare, self._take)
+        self._pull: Pull | None = None
 
-    async def start(self) -> None:
-        await self._pull.start()
-        self._pull.want(ROOM)
+    def __aiter__(self) -> "Reader":
+        return self
 
-    async def next(self, end: int | None) -> Message | None:
-        """The next message; None behind the sequence `end`."""
+    async def __anext__(self) -> Message:
+        if self._pull is None:
+            self._pull = Pull(self._connection, self._stream, self._prepare, self._take)
+            await self._start(self._pull)
         while not self._arrived:
-            if end is not None and (self._is_empty or self._last >= end):
-                return None
+            if self._is_done():
+                raise StopAsyncIteration
             self._some.clear()
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     await self._some.wait()
             except TimeoutError:
-                if end is not None:
+                if self._end < math.inf:
                     await self._look_again()
         found = self._arrived.popleft()
-        self._make_room()
-        return found if end is None or found.sequence <= end else None
+        room = ROOM - len(self._arrived)
+        if self._pull.wanted <= room // 2:
+            self._pull.want(room)
+        if found.sequence > self._end:
+            raise StopAsyncIteration
+        return found
 
-    async def stop(self) -> None:
-        await self._pull.stop()
-        if self._consumer:
+    async def aclose(self) -> None:
+        if self._pull is not None:
+            await self._pull.stop()
             with suppress(BusError):
                 await self._connection.send(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}", b"")
+
+    async def _start(self, pull: Pull) -> None:
+        if self._end < 0:
+            self._end = last_sequence(await self._api(f"STREAM.INFO.{self._stream}", {}))
+        if not self._is_done():
+            await pull.start()
+            pull.want(ROOM)
+
+    def _is_done(self) -> bool:
+        return self._end < math.inf and (self._is_empty or self._last >= self._end)
 
     async def _prepare(self) -> str:
         self._consumer, self._order = uuid4().hex, 0
@@ -102,13 +122,13 @@ class Reader:
         if at.consumer != self._consumer:
             return  # from before a fresh start, which will bring it again
         if at.order != self._order + 1:
-            self._pull.restart()
+            if self._pull is not None:
+                self._pull.restart()
             return
         self._order, self._last, self._is_empty = at.order, at.sequence, at.pending == 0
         self._arrived.append(message(msg, at))
         self._some.set()
 
-    def _make_room(self) -> None:
-        room = ROOM - len(self._arrived)
-        if self._pull.wanted <= room // 2:
-            self._pull.want(room)
+
+def last_sequence(stream_info: Mapping[str, Any]) -> int:
+    return int(stream_info["state"]["last_seq"])

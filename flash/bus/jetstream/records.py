@@ -38,7 +38,6 @@ class JetStreamRecords:
             wanted = fn(found)
             if wanted == found:
                 return found
-            # The id tells a second try after a lost answer from somebody else's change.
             headers = {MESSAGE_ID: uuid4().hex}
             if wanted is None:
                 headers[OPERATION] = DELETED
@@ -46,6 +45,8 @@ class JetStreamRecords:
             try:
                 await self._stream.append(letter, expect=newest.sequence if newest else 0, over=subject)
             except Moved:
+                if await self._is_ours(letter):
+                    return wanted
                 await asyncio.sleep(random.uniform(0, 0.002 * (tries + 1)))
             else:
                 return wanted
@@ -64,6 +65,11 @@ class JetStreamRecords:
                 if document is not None:
                     documents[message.subject.removeprefix(self._prefix)] = document
         return documents
+
+    async def _is_ours(self, letter: Letter) -> bool:
+        """Whether what refuses us is our own change, whose answer was lost."""
+        newest = await self._stream.newest(letter.subject)
+        return newest is not None and newest.headers.get(MESSAGE_ID) == letter.headers[MESSAGE_ID]
 
     async def _ensure(self) -> None:
         if not self._is_there:

@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from flash.bus import Pool, Shared
 from flash.bus.jetstream.connection import Connection, Lost
 from flash.bus.jetstream.consumer import SharedConsumer
 from flash.bus.jetstream.keeper import Keeper
-from flash.bus.jetstream.reader import Reader
+from flash.bus.jetstream.reader import Reader, last_sequence
 from flash.bus.wire import Letter, Message, Moved
 from flash.errors import BusError
 
@@ -118,19 +118,10 @@ class JetStream:
         return Message(there.subject, _headers(there.hdrs), there.data, there.seq, there.time.timestamp())
 
     async def last_sequence(self) -> int:
-        return int((await self.api(f"STREAM.INFO.{self._name}"))["state"]["last_seq"])
+        return last_sequence(await self.api(f"STREAM.INFO.{self._name}"))
 
-    async def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> AsyncGenerator[Message, None]:
-        end = None if follow else await self.last_sequence()
-        if end is not None and end <= after:
-            return
-        reader = Reader(self._connection, self._name, self.api, patterns, after)
-        try:
-            await reader.start()
-            while (message := await reader.next(end)) is not None:
-                yield message
-        finally:
-            await reader.stop()
+    def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> Reader:
+        return Reader(self._connection, self._name, self.api, patterns, after, follow=follow)
 
     async def consume(self, subscription: Shared) -> SharedConsumer:
         async def prepare() -> str:

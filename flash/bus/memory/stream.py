@@ -3,7 +3,8 @@
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from flash.bus import Pool, Shared
 from flash.bus.memory.clock import Clock, RealClock
@@ -52,21 +53,9 @@ class MemoryStream:
         found = [message for subject, message in self._newest.items() if matches(subject)]
         return max(found, key=lambda message: message.sequence, default=None)
 
-    async def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> AsyncGenerator[Message, None]:
-        matches = matcher(*patterns)
-        seen, waiting = after, deque[Message]()
-        while True:
-            waiting.extend(message for message in self.messages[seen:] if matches(message.subject))
-            seen = max(seen, len(self.messages))
-            if waiting:
-                message = waiting.popleft()
-                yield Message(
-                    message.subject, message.headers, message.body, message.sequence, message.time, len(waiting)
-                )
-            elif not follow:
-                return
-            else:
-                await self._grown.wait()
+    async def grown(self) -> None:
+        """Returns when the next message has been appended."""
+        await self._grown.wait()
 
     def consumer(self, subscription: Shared) -> MemoryConsumer:
         if subscription.name not in self._consumers:
@@ -100,8 +89,8 @@ class MemoryView(View):
     async def last_sequence(self) -> int:
         return len(self._stream.messages)
 
-    def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> AsyncGenerator[Message, None]:
-        return self._stream.read(patterns, after, follow=follow)
+    def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> "MemoryReading":
+        return MemoryReading(self._stream, matcher(*patterns), after, follow=follow)
 
     async def bury(self, letter: Letter) -> None:
         self._stream.dead_letters.append(letter)
@@ -111,6 +100,35 @@ class MemoryView(View):
 
     async def pools(self) -> list[Pool]:
         return self._stream.pools()
+
+
+class MemoryReading:
+    """One reading."""
+
+    def __init__(self, stream: MemoryStream, matches: Callable[[str], object], after: int, *, follow: bool) -> None:
+        self._stream = stream
+        self._matches = matches
+        self._seen = after
+        self._follow = follow
+        self._end = len(stream.messages)
+        self._waiting: deque[Message] = deque()
+
+    def __aiter__(self) -> "MemoryReading":
+        return self
+
+    async def __anext__(self) -> Message:
+        while True:
+            there = self._stream.messages[self._seen : None if self._follow else self._end]
+            self._waiting.extend(message for message in there if self._matches(message.subject))
+            self._seen += len(there)
+            if self._waiting:
+                return replace(self._waiting.popleft(), pending=len(self._waiting))
+            if not self._follow:
+                raise StopAsyncIteration
+            await self._stream.grown()
+
+    async def aclose(self) -> None:
+        return None
 
 
 def matcher(*patterns: str) -> Callable[[str], object]:
