@@ -1,7 +1,7 @@
 """`flash COMMAND ...`: finds the module that knows the command, and loads that one only.
 
-A command `x` of a module is a function `x(options)` that gives the exit code (None: 0), with `x_options(parser)` beside
-it.
+A command is a function of its module from the parsed options to the exit code (None: 0). What it may be given is
+written in `cli.options`, under the same name.
 """
 
 import os
@@ -81,16 +81,12 @@ def _run(name: str, arguments: list[str]) -> int:
     import inspect
 
     command = COMMANDS[name]
-    module = importlib.import_module(command.module)
-    parser = _parser(name, command.summary)
-    getattr(module, f"{command.function}_options")(parser)
     try:
-        options = parser.parse_args(arguments)
+        options = _parser(name, command).parse_args(arguments)
     except SystemExit as exit:
         return int(exit.code or 0)
-    debug = options.debug
     try:
-        result = getattr(module, command.function)(options)
+        result = getattr(importlib.import_module(command.module), command.function)(options)
         if inspect.iscoroutine(result):
             import asyncio
 
@@ -103,17 +99,22 @@ def _run(name: str, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
-        if debug:
+        if options.debug:
             raise
         print(_told(error), file=sys.stderr)
         return FAILED
 
 
-def _parser(name: str, summary: str) -> "ArgumentParser":
+def _parser(name: str, command: Command) -> "ArgumentParser":
     from argparse import ArgumentParser
     from pathlib import Path
 
-    parser = ArgumentParser(prog=f"flash {name}", description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False)
+    from cli import options
+
+    description = f"{command.summary[0].upper()}{command.summary[1:]}."
+    parser = ArgumentParser(prog=f"flash {name}", description=description, allow_abbrev=False)
+    if add := getattr(options, command.function, None):
+        add(parser)
     home = Path(os.environ.get("FLASH_HOME") or Path.home() / ".flash")
     parser.add_argument("--home", type=Path, default=home, metavar="DIR", help="where the local stack keeps its state")
     parser.add_argument("--json", action="store_true", help="data as JSON, which is also what a pipe gets")
@@ -149,7 +150,7 @@ def _unknown(words: list[str]) -> str:
     if group and (len(words) == 1 or words[1] in ("-h", "--help")):
         return "\n".join(["error: one of these is wanted:", *_lines(group)])
     lasts = {name.split()[-1]: name for name in COMMANDS}
-    near = difflib.get_close_matches(wanted, COMMANDS, n=1) or difflib.get_close_matches(words[0], lasts, n=1)
+    near = [words[0]] if words[0] in lasts else difflib.get_close_matches(wanted, [*COMMANDS, *lasts], n=1)
     meant = f"did you mean `flash {lasts.get(near[0], near[0])}`?" if near else "`flash --help` lists the commands"
     return f"error: there is no command {wanted!r}: {meant}"
 

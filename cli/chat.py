@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from cli import output
 from cli.session import stack
@@ -15,14 +15,6 @@ from flash.errors import NobodyAnswers
 
 PIECE_S = 120.0
 """How long the next piece of an answer may take: a pool may have to load the adapter, or finish a batch, first."""
-
-
-def chat_options(parser: ArgumentParser) -> None:
-    parser.add_argument("reference", metavar="REF", help="a base model, RUN or RUN/step-N")
-    parser.add_argument("-m", "--message", metavar="TEXT", help="say this and print the answer; else a conversation")
-    parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
-    parser.add_argument("--max-tokens", type=int, default=512, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, always the likeliest token")
 
 
 async def chat(options: Namespace) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import re
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import msgspec
@@ -22,12 +22,6 @@ next:
 TRAINING.md is the playbook."""
 
 
-def setup_options(parser: ArgumentParser) -> None:
-    listing = "; ".join(f"{name}: {summary}" for name, summary in TEMPLATES.items())
-    parser.add_argument("--template", metavar="NAME", help=listing)
-    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing")
-
-
 def setup(options: Namespace) -> None:
     template = options.template or ("starter" if options.yes else _asked())
     ensured = list(lay_down(template, Path.cwd()))
@@ -41,22 +35,17 @@ def setup(options: Namespace) -> None:
         output.note(f"A task that learns while you watch: --template larger ({TEMPLATES['larger']}), or sort.")
 
 
-def push_options(parser: ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, nargs="?", default=Path(), metavar="PATH", help="a folder or one file")
-    parser.add_argument("--name", required=True, metavar="N", help="lower-case letters, digits, dot, dash, underscore")
-    parser.add_argument("-y", "--yes", action="store_true", help="write the id into configs whose id is empty")
-
-
 async def push(options: Namespace) -> None:
     if not NAME.fullmatch(options.name):
         raise ConfigError(
             f"--name is {options.name!r}, but lower-case letters, digits, dots, dashes and underscores are wanted, "
             "a letter or digit first, 64 at most"
         )
+    from flash.artifacts import pack
+
     from cli.session import stack
     from cli.watching import Counter
     from flash import client
-    from flash.artifacts import pack
 
     packed = await asyncio.to_thread(pack, options.path)
     output.note(f"packed {len(packed.files)} files, {_size(len(packed.data))}: {', '.join(packed.files)}")
@@ -73,10 +62,6 @@ async def push(options: Namespace) -> None:
     if version.rows:
         output.note("rows: " + ", ".join(f"{split} {count:,}" for split, count in sorted(version.rows.items())))
     _offer(options, version.id)
-
-
-def listing_options(parser: ArgumentParser) -> None:
-    """It has none of its own."""
 
 
 async def listing(options: Namespace) -> None:

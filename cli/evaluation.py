@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from cli import metrics, output
 from cli.runs import show_faults
@@ -21,17 +21,6 @@ from flash.models import card
 
 FAILED = 1
 NOUNS = ("run", "dataset", "group")
-
-
-def evaluate_options(parser: ArgumentParser) -> None:
-    parser.add_argument("environment", metavar="ENV", help="NAME, org/name or org/name@version")
-    parser.add_argument("-m", "--model", required=True, metavar="REF", help="a base model, RUN or RUN/step-N")
-    parser.add_argument("-n", "--examples", type=int, default=0, metavar="N", help="how many rows; default: all")
-    parser.add_argument("-r", "--rollouts", type=int, default=1, metavar="R", help="attempts at each; default: 1")
-    parser.add_argument("--split", metavar="S", help="which rows; default: eval where there is one, else train")
-    parser.add_argument("--temperature", type=float, default=1.0, help="default: 1, as in training")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer; default: the model's recipe")
-    parser.add_argument("--seed", type=int, default=42)
 
 
 async def evaluate(options: Namespace) -> int | None:

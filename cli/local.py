@@ -1,20 +1,10 @@
 """`flash up`, `down`, `ps`, `version`: the stack of this machine, and what runs in whichever stack is there."""
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import asdict
 
 from cli import output
-
-
-def up_options(parser: ArgumentParser) -> None:
-    parser.add_argument("-d", "--detach", action="store_true", help="return once it takes runs; `flash down` stops it")
-    parser.add_argument(
-        "--model", dest="models", action="append", metavar="NAME", help="serve and train this base model; default: tiny"
-    )
-    parser.add_argument("--rollouts", type=int, default=1, metavar="N", help="rollout services of each model")
-    parser.add_argument("--learners", type=int, default=1, metavar="N", help="learners of each model")
-    parser.add_argument("--scorers", type=int, default=1, metavar="N")
 
 
 def up(options: Namespace) -> int:
@@ -32,18 +22,10 @@ def up(options: Namespace) -> int:
     )
 
 
-def down_options(parser: ArgumentParser) -> None:
-    """It has none of its own."""
-
-
 def down(options: Namespace) -> None:
     from cli import stack
 
     output.note("stopped" if stack.down(options.home) else f"nothing is running under {options.home}")
-
-
-def ps_options(parser: ArgumentParser) -> None:
-    """It has none of its own."""
 
 
 async def ps(options: Namespace) -> None:
@@ -75,10 +57,6 @@ async def ps(options: Namespace) -> None:
     output.table(
         ("WORK", "WAITING", "IN PROGRESS", "ASKING"), [(p.name, p.waiting, p.in_progress, p.asking) for p in pools]
     )
-
-
-def version_options(parser: ArgumentParser) -> None:
-    """It has none of its own."""
 
 
 def version(options: Namespace) -> None:

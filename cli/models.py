@@ -1,15 +1,11 @@
 """`flash models`: the base models, and fetching one before it is needed."""
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from cli import output
 from flash.errors import NotFound
 from flash.models import ModelCard, cards, folder
-
-
-def models_options(parser: ArgumentParser) -> None:
-    """It has none of its own."""
 
 
 def models(options: Namespace) -> None:
@@ -26,10 +22,6 @@ def models(options: Namespace) -> None:
     else:
         for card in cards():
             output.line(card.name)
-
-
-def pull_options(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
 
 
 def pull(options: Namespace) -> None:

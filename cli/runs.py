@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import asdict
 
 import msgspec
@@ -17,10 +17,6 @@ from flash.contracts.requests import RecordedEvent
 from flash.errors import NotFound
 
 FAILED = 1
-
-
-def runs_options(parser: ArgumentParser) -> None:
-    """It has none of its own."""
 
 
 async def runs(options: Namespace) -> None:
@@ -40,11 +36,6 @@ async def runs(options: Namespace) -> None:
     )  # fmt: skip
 
 
-def status_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="RUN")
-    parser.add_argument("-f", "--follow", action="store_true", help="until the run is over")
-
-
 async def status(options: Namespace) -> int | None:
     async with stack(options) as bus:
         if not options.follow:
@@ -56,11 +47,6 @@ async def status(options: Namespace) -> int | None:
         seen = await watch(bus, options.run_id)
     output.data(as_data(seen)) if output.wants_json(options) else show(seen)
     return None if seen.state == "done" else FAILED
-
-
-def log_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="RUN")
-    parser.add_argument("-f", "--follow", action="store_true", help="until the run is over")
 
 
 async def log(options: Namespace) -> None:
@@ -75,10 +61,6 @@ async def log(options: Namespace) -> None:
                 _print_event(event, options)
 
 
-def cancel_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="RUN")
-
-
 async def cancel(options: Namespace) -> None:
     async with stack(options) as bus:
         await client.cancel(bus, options.run_id)
@@ -90,10 +72,6 @@ async def cancel(options: Namespace) -> None:
         return
     kept = f"; checkpoints: {', '.join(_references(seen))}" if seen.saves else ""
     output.line(f"{seen.run_id} is {seen.state}{kept}")
-
-
-def checkpoints_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="RUN")
 
 
 async def checkpoints(options: Namespace) -> None:

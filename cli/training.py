@@ -2,47 +2,25 @@
 
 import asyncio
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import msgspec
+from flash.artifacts import pack
 
 from cli import metrics, output
 from cli.runs import as_data, show_faults
 from cli.session import stack
 from cli.watching import detached, watch
 from flash import client
-from flash.artifacts import pack
 from flash.bus import Bus
 from flash.client import RunView
 from flash.config.run import RunConfig, WarmStart, load, new_run_id, preview, require_environment, resolve
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import RunSpec
+from flash.errors import FlashError
 
 FAILED = 1
-
-
-def train_options(parser: ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, for example configs/rl.toml")
-    parser.add_argument(
-        "--config",
-        dest="overlays",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="F",
-        help="a TOML file laid over it",
-    )
-    parser.add_argument(
-        "--set",
-        dest="sets",
-        action="append",
-        default=[],
-        metavar="k=v",
-        help="one value over all files: train.steps=30",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check the config, print the spec, submit nothing")
-    parser.add_argument("--background", action="store_true", help="submit and return")
 
 
 async def train(options: Namespace) -> int | None:
@@ -87,7 +65,7 @@ def plan(spec: RunSpec, environment: EnvironmentVersion) -> list[str]:
         per_step += f" × {spec.sampling.group_size} rollouts of at most {spec.sampling.max_tokens} tokens"
         length = f"{train.steps} steps"
     else:
-        length = f"{train.epochs} epochs" + (f", at most {train.max_steps} steps" if train.max_steps else "")
+        length = f"epochs {train.epochs}" + (f", at most {train.max_steps} steps" if train.max_steps else "")
         length += f", at most {train.max_examples} rows" if train.max_examples else ""
     lines = {
         "run": spec.run_id,
@@ -119,8 +97,13 @@ async def _warm_start(bus: Bus, config: RunConfig) -> WarmStart | None:
 def _changes(config: Path, environment: EnvironmentVersion) -> str:
     """A word of warning if the folder that the config lies in is not what was published."""
     folder = next((f for f in config.resolve().parents if (f / "environment.py").is_file()), None)
-    if folder is None or pack(folder).digest == environment.digest:
+    if folder is None:
         return ""
+    try:
+        if pack(folder).digest == environment.digest:
+            return ""
+    except FlashError as error:
+        return f"note: {folder} cannot be packed any more: {error}"
     name = environment.id.rpartition("/")[2]
     return (
         f"note: {folder} differs from {environment.id}@{environment.version}, which the run uses; "

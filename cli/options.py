@@ -1,0 +1,86 @@
+"""What each command may be given; a function here goes by the name of the command's own.
+
+argparse and nothing else, so that `--help` and a mistyped option are answered at once.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from cli.scaffold import TEMPLATES
+
+
+def up(parser: ArgumentParser) -> None:
+    parser.add_argument("-d", "--detach", action="store_true", help="return once it takes runs; `flash down` stops it")
+    parser.add_argument(
+        "--model", dest="models", action="append", metavar="NAME", help="serve and train this base model; default: tiny"
+    )
+    parser.add_argument("--rollouts", type=int, default=1, metavar="N", help="rollout services of each model")
+    parser.add_argument("--learners", type=int, default=1, metavar="N", help="learners of each model")
+    parser.add_argument("--scorers", type=int, default=1, metavar="N")
+
+
+def setup(parser: ArgumentParser) -> None:
+    listing = "; ".join(f"{name}: {summary}" for name, summary in TEMPLATES.items())
+    parser.add_argument("--template", metavar="NAME", help=listing)
+    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing")
+
+
+def push(parser: ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, nargs="?", default=Path(), metavar="PATH", help="a folder or one file")
+    parser.add_argument("--name", required=True, metavar="N", help="lower-case letters, digits, dot, dash, underscore")
+    parser.add_argument("-y", "--yes", action="store_true", help="write the id into configs whose id is empty")
+
+
+def evaluate(parser: ArgumentParser) -> None:
+    parser.add_argument("environment", metavar="ENV", help="NAME, org/name or org/name@version")
+    parser.add_argument("-m", "--model", required=True, metavar="REF", help="a base model, RUN or RUN/step-N")
+    parser.add_argument("-n", "--examples", type=int, default=0, metavar="N", help="how many rows; default: all")
+    parser.add_argument("-r", "--rollouts", type=int, default=1, metavar="R", help="attempts at each; default: 1")
+    parser.add_argument("--split", metavar="S", help="which rows; default: eval where there is one, else train")
+    parser.add_argument("--temperature", type=float, default=1.0, help="default: 1, as in training")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer; default: the model's recipe")
+    parser.add_argument("--seed", type=int, default=42)
+
+
+def train(parser: ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file, for example configs/rl.toml")
+    over = "a TOML file laid over it; may be repeated"
+    parser.add_argument("--config", dest="overlays", type=Path, action="append", default=[], metavar="F", help=over)
+    one = "one value over all files, for example train.steps=30; may be repeated"
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="k=v", help=one)
+    parser.add_argument("--dry-run", action="store_true", help="check the config, print the spec, submit nothing")
+    parser.add_argument("--background", action="store_true", help="submit and return")
+
+
+def status(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="until the run is over")
+
+
+def log(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="until the run is over")
+
+
+def cancel(parser: ArgumentParser) -> None:
+    _run(parser)
+
+
+def checkpoints(parser: ArgumentParser) -> None:
+    _run(parser)
+
+
+def chat(parser: ArgumentParser) -> None:
+    parser.add_argument("reference", metavar="REF", help="a base model, RUN or RUN/step-N")
+    parser.add_argument("-m", "--message", metavar="TEXT", help="say this and print the answer; else a conversation")
+    parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, always the likeliest token")
+
+
+def pull(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
+
+
+def _run(parser: ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="RUN")

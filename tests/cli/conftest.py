@@ -1,0 +1,187 @@
+"""A stack in this process: the hub is real, everybody else says what the test wants."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from flash.bus.memory import MemoryBus
+from flash.contracts.requests import (
+    CheckReport,
+    EnvironmentCheck,
+    EventsFind,
+    EventsPage,
+    Generate,
+    GeneratedText,
+    RecordedEvent,
+    RunCancel,
+    RunList,
+    RunListing,
+    RunState,
+    RunSubmit,
+)
+from flash.contracts.spec import RunSpec
+from flash.contracts.values import Fault, Message
+from flash.records import MemoryRecords
+from flash.store.memory import MemoryStore
+from services.hub.service import Hub
+from services.hub.settings import Settings
+
+
+@dataclass
+class FakeStack:
+    """What outlives a command: the records, the store, and what was said."""
+
+    script: Callable[[RunSpec], list[tuple[str, dict[str, Any]]]] = lambda spec: []
+    """What happens to a run once it is submitted."""
+    check: CheckReport = field(default_factory=lambda: CheckReport(rows={"train": 3, "eval": 2}))
+    answer: str = "four"
+    records: MemoryRecords = field(default_factory=MemoryRecords)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    events: list[RecordedEvent] = field(default_factory=list)
+    specs: list[RunSpec] = field(default_factory=list)
+    heard: list[list[Message]] = field(default_factory=list)
+
+    async def connect(self, local: object = None, environment: object = None, *, name: str = "") -> MemoryBus:
+        """A new connection, as every command makes one."""
+        bus = MemoryBus(self.store)
+        hub = Hub(bus, self.store, self.records, Settings(), now=lambda: 7.0)
+        await bus.answer("hub", hub.answers())
+        await bus.answer("scorer", {EnvironmentCheck: self._on_check})
+        await bus.answer("scheduler", {RunSubmit: self._on_submit, RunList: self._on_list, RunCancel: self._on_cancel})
+        await bus.answer("recorder", {EventsFind: self._on_find})
+        await bus.answer("rollout", {Generate: self._on_generate}, pool="tiny")
+        return bus
+
+    def say(self, run_id: str, name: str, **body: Any) -> None:
+        sequence = len(self.events) + 1
+        self.events.append(
+            RecordedEvent(
+                sequence=sequence,
+                time=1000.0 + sequence,
+                subject="",
+                caused_by="",
+                event=f"{name}.v1",
+                body={"org": "local", "run_id": run_id, **body},
+            )
+        )
+
+    async def _on_check(self, request: EnvironmentCheck) -> CheckReport:
+        return self.check
+
+    async def _on_submit(self, request: RunSubmit) -> RunState:
+        self.specs.append(request.spec)
+        run_id = request.spec.run_id
+        self.say(run_id, "run.submitted", spec=msgspec.to_builtins(request.spec), submitted_at=1000.0)
+        for name, body in self.script(request.spec):
+            self.say(run_id, name, **body)
+        return self._state(request.spec)
+
+    async def _on_list(self, request: RunList) -> RunListing:
+        return RunListing(runs=[self._state(spec) for spec in reversed(self.specs)])
+
+    async def _on_cancel(self, request: RunCancel) -> RunState:
+        self.say(request.run_id, "run.cancelled")
+        return next(self._state(spec) for spec in self.specs if spec.run_id == request.run_id)
+
+    async def _on_find(self, request: EventsFind) -> EventsPage:
+        nouns = request.nouns or ["run", "dataset", "step", "training"]
+        found = [
+            event
+            for event in self.events
+            if event.sequence > request.after
+            and event.body["run_id"] == request.run_id
+            and event.event.split(".")[0] in nouns
+        ]
+        return EventsPage(events=found, upto=found[-1].sequence if found else request.after, more=False)
+
+    async def _on_generate(self, request: Generate) -> AsyncIterator[GeneratedText]:
+        self.heard.append(request.messages)
+        for piece in self.answer:
+            yield GeneratedText(text=piece)
+        yield GeneratedText(text="", finish_reason="stop", completion_tokens=len(self.answer))
+
+    def _state(self, spec: RunSpec) -> RunState:
+        return RunState(
+            run_id=spec.run_id,
+            state="queued",
+            algorithm=spec.algorithm,
+            model=spec.model,
+            environment=f"{spec.environment.id}@{spec.environment.version}",
+            submitted_at=1000.0,
+            step=0,
+            steps=0,
+        )
+
+
+def learns(spec: RunSpec) -> list[tuple[str, dict[str, Any]]]:
+    """A run of two steps that ends well."""
+    policy = {"version": 2, "key": "k", "digest": "d"}
+    step = {"rollouts": 8, "faults": 0, "fault_samples": []}
+    return [
+        ("run.planned", {"rows": 3, "steps": 2, "prompts_per_step": 3}),
+        ("run.started", {"pool": "tiny", "attempt": 1}),
+        ("step.claimed", {"attempt": 1, "learner": "l"}),
+        ("step.finished", {"step": 1, "metrics": {"reward": 0.25, "kl": 0.0}, **step}),
+        ("step.finished", {"step": 2, "metrics": {"reward": 0.75, "kl": 0.01}, **step}),
+        ("step.saved", {"step": 2, "policy": policy, "final": True}),
+        ("run.completed", {"metrics": {}}),
+    ]
+
+
+def fails(spec: RunSpec) -> list[tuple[str, dict[str, Any]]]:
+    """A run whose environment raises."""
+    fault = {"kind": "raised", "message": "ZeroDivisionError: division by zero", "traceback": "environment.py, line 7"}
+    return [("run.failed", {"reason": "too many faults", "fault": fault})]
+
+
+def evaluates(spec: RunSpec) -> list[tuple[str, dict[str, Any]]]:
+    """An evaluation of two examples."""
+    summary = {
+        "reward": 0.725, "reward_std": 0.15, "rollouts": 6, "faults": 0, "success": 0.5, "truncated": 0.25,
+        "completion_tokens": 12.0, "metrics": {"exact": {"mean": 0.5, "std": 0.5}},
+    }  # fmt: skip
+    group = {"scope": "eval", "verdicts": [{"reward": 1.0, "fault": None}] * 3}
+    return [
+        ("run.planned", {"rows": 2, "steps": 0, "prompts_per_step": 2}),
+        ("group.scored", group),
+        ("group.scored", group),
+        ("run.completed", {"metrics": summary}),
+    ]
+
+
+SCRIPTS = {"learns": learns, "fails": fails, "evaluates": evaluates}
+
+
+@pytest.fixture
+def fake_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStack]:
+    found = FakeStack()
+    monkeypatch.setattr("cli.session.connect", found.connect)
+    with capture_logs():  # the hub's lines are not the command's
+        yield found
+
+
+@pytest.fixture
+def scripts() -> dict[str, Callable[[RunSpec], list[tuple[str, dict[str, Any]]]]]:
+    return SCRIPTS
+
+
+@pytest.fixture
+def broken() -> CheckReport:
+    """What a scorer says of an environment that does not load."""
+    message = "NameError: name 'x' is not defined"
+    return CheckReport(fault=Fault(kind="load-failed", message=message, traceback="environment.py, line 3"))
+
+
+@pytest.fixture
+def project(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty folder that the command is typed in, with a home beside it."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FLASH_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FLASH_URL", raising=False)
+    return folder
