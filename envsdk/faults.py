@@ -1,0 +1,67 @@
+"""What goes wrong in an author's code, as plain data with the author's own frames."""
+
+import os
+import traceback
+from pathlib import Path
+from typing import Any
+
+_OURS = str(Path(__file__).resolve().parent) + os.sep
+_PLUMBING = ("concurrent" + os.sep + "futures", "<frozen importlib", os.sep + "zygote.py", "threading.py")
+_MESSAGE_CHARS, _TRACEBACK_CHARS = 2_000, 8_000
+
+
+class NoRewardError(ValueError):
+    """The author's code gave something that is no reward."""
+
+
+def fault(error: BaseException, folder: Path, *, kind: str = "raised") -> dict[str, Any]:
+    """`kind`, `message` and `traceback` of an error; paths are relative to the environment's folder."""
+    if isinstance(error, NoRewardError):
+        return {"kind": "invalid-result", "message": str(error)[:_MESSAGE_CHARS], "traceback": ""}
+    if isinstance(error, MemoryError) and kind == "raised":
+        kind = "limit-exceeded"
+    return {
+        "kind": kind,
+        "message": _sentence(error)[:_MESSAGE_CHARS],
+        "traceback": author_frames(error, folder)[-_TRACEBACK_CHARS:],
+    }
+
+
+def author_frames(error: BaseException, folder: Path) -> str:
+    """The traceback without the frames of whoever called the author's code."""
+    try:
+        told = traceback.TracebackException.from_exception(error)
+        part: traceback.TracebackException | None = told
+        while part is not None:
+            frames = [frame for frame in part.stack if not _is_plumbing(frame.filename)]
+            for frame in frames:
+                frame.filename = frame.filename.removeprefix(f"{folder}{os.sep}")
+            part.stack = traceback.StackSummary.from_list(frames)
+            part = part.__cause__ or part.__context__
+        return "".join(told.format())
+    except Exception:  # an error whose text or source cannot be read
+        return ""
+
+
+def missing_need(error: BaseException, folder: Path) -> str:
+    """What the package needs and this machine lacks: a module, or an environment variable; empty for other errors."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        return "" if (folder / top).exists() or (folder / f"{top}.py").exists() else top
+    if isinstance(error, KeyError) and error.args:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and frames[-1].name == "__getitem__" and frames[-1].filename in ("<frozen os>", os.__file__):
+            return str(error.args[0])
+    return ""
+
+
+def _is_plumbing(filename: str) -> bool:
+    return filename.startswith(_OURS) or any(part in filename for part in _PLUMBING)
+
+
+def _sentence(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be read)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

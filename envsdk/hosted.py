@@ -1,0 +1,314 @@
+"""An environment as its host uses it: loaded from a folder, its rows and verdicts as plain data.
+
+Nothing here knows of processes. Answers are told one by one through `tell(index, value)`, so that what is told stays
+told when the author's code takes the process down.
+"""
+
+import _thread
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from envsdk import dialects
+from envsdk.examples import Message, TaskExample, checked_message, stable_example_id
+from envsdk.faults import NoRewardError, fault
+from envsdk.loading import accepted_params, checked_environment, find_factory, names_param
+from envsdk.splits import DEFAULT_SPLIT, load_split, prompt_text, split_names
+from envsdk.thinking import Answer, split_thinking
+
+Tell = Callable[[int, dict[str, Any]], None]
+
+TOTAL = -1
+"""The index under which the number of rows is told."""
+
+_ROWS_A_BEAT = 64
+_MAX_DEPTH = 32
+_MOMENT_S = 0.002
+_LARGEST_REWARD = 1e9
+_NUMBERS = (float, int, bool)
+
+
+class Hosted:
+    """One loaded environment."""
+
+    def __init__(self, environment: Any, folder: Path, params: Mapping[str, Any], *, in_code: bool) -> None:
+        self.environment, self.folder, self.params = environment, folder, params
+        self.split = str(params.get("split") or DEFAULT_SPLIT)
+        self.in_code = in_code
+        """The rows that the environment made itself are those of `split`."""
+
+    @classmethod
+    def load(cls, folder: Path, params: Mapping[str, Any]) -> "Hosted":
+        """Import `environment.py` and call its factory.
+
+        Raises whatever the author's code raises, and TypeError for what is no environment or takes several turns.
+        """
+        factory, origin = find_factory(folder / "environment.py", "load_environment")
+        environment = checked_environment(factory(**accepted_params(factory, params, origin)), origin)
+        if isinstance(environment, dialects.multi_turn_types()):
+            raise TypeError(
+                f"{type(environment).__name__} is a multi-turn environment, and this version of Flash plays "
+                "single-turn environments only: subclass EnvironmentSingleTurn"
+            )
+        split = params.get("split") or DEFAULT_SPLIT
+        return cls(environment, folder, params, in_code=split == DEFAULT_SPLIT or names_param(factory, "split"))
+
+    def about(self) -> dict[str, Any]:
+        """What the parent needs to know before it asks for anything."""
+        return {
+            "name": type(self.environment).__name__,
+            "split": self.split,
+            "splits": split_names(self.folder, self.split),
+            "prompt_text": prompt_text(self.folder, self.params),
+            "max_score_concurrency": self._at_once(),
+            "isolation": "call" if getattr(self.environment, "isolation", "group") == "call" else "group",
+            "scores_groups": self._scores_groups(),
+        }
+
+    def rows(self, args: Mapping[str, Any], tell: Tell) -> None:
+        """Rows `start` to `start + count` of a split, rendered; first their total. A bad row is told as a fault."""
+        start, count = args["start"], args["count"]
+        try:
+            examples = self._examples(args["split"])
+            tell(TOTAL, {"total": len(examples)})
+            for index in range(start, min(start + count, len(examples))):
+                tell(index, {"example": self._rendered(examples[index], index, args["prompt_text"])})
+        except Exception as error:
+            tell(TOTAL, {"fault": fault(error, self.folder, kind="load-failed")})
+
+    def check(self, args: Mapping[str, Any], tell: Tell) -> None:
+        """Render every row of a split and tell only how many there are, now and then and at the end."""
+        try:
+            examples = self._examples(args["split"])
+            for index, example in enumerate(examples):
+                self._rendered(example, index, args["prompt_text"])
+                if index % _ROWS_A_BEAT == 0:
+                    tell(index, {})
+            tell(TOTAL, {"total": len(examples)})
+        except Exception as error:
+            tell(TOTAL, {"fault": fault(error, self.folder, kind="load-failed")})
+
+    def score(self, args: Mapping[str, Any], tell: Tell) -> None:
+        """A verdict for each of `texts`, told as it is known; a raise is the fault of its own answer alone."""
+        row = args["example"]
+        example = TaskExample(
+            record=row["record"], input=row["input"], id=row["id"], metadata=row["metadata"], output=row["output"]
+        )
+        texts: list[str] = args["texts"]
+        if args["thinking"]:
+            texts = [split_thinking(text, prompt_opened=args["prompt_opened"]) for text in texts]
+        if self._scores_groups():
+            self._score_group(example, texts, tell)
+            return
+
+        def score(index: int) -> None:
+            tell(index, self._verdict(self._score_one, example, texts[index]))
+
+        _spread(score, len(texts), args["at_once"])
+
+    def _score_one(self, example: TaskExample, text: str) -> dict[str, Any]:
+        normal = self.environment.normalize_response_text(example, text)
+        if isinstance(text, Answer) and not isinstance(normal, Answer):
+            normal = Answer(normal, thinking=text.thinking, raw=text.raw)
+        return verdict(self.environment.score_response(example, normal))
+
+    def _score_group(self, example: TaskExample, texts: Sequence[str], tell: Tell) -> None:
+        """The author compares answers: all are scored in one call, and fail together."""
+
+        def score() -> list[Any]:
+            results = self.environment.score_responses(example, list(texts))
+            if not isinstance(results, list | tuple) or len(results) != len(texts):
+                found = f"{len(results)} results" if isinstance(results, list | tuple) else f"a {_kind(results)}"
+                raise NoRewardError(f"score_responses gave {found} for {len(texts)} answers, wanted one for each")
+            return list(results)
+
+        try:
+            results = score()
+        except BaseException as error:
+            for index in range(len(texts)):
+                tell(index, {"fault": fault(error, self.folder)})
+            return
+        for index, result in enumerate(results):
+            tell(index, self._verdict(verdict, result))
+
+    def _verdict(self, give: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+        try:
+            return give(*args)
+        except BaseException as error:  # also SystemExit: exit() costs its own answer only
+            return {"fault": fault(error, self.folder)}
+
+    def _examples(self, split: str) -> list[TaskExample]:
+        return load_split(self.folder, self.environment, self.params, split, own=self.split, in_code=self.in_code)
+
+    def _rendered(self, example: TaskExample, index: int, text: str) -> dict[str, Any]:
+        where = f"row {index + 1}"
+        opening = self.environment.start_episode(example, text)
+        if not isinstance(opening, list | tuple) or not opening:
+            raise ValueError(f"{where}: start_episode gave a {_kind(opening)}, wanted a list of at least one message")
+        return {
+            "index": index,
+            "id": stable_example_id(index),
+            "input": example.input,
+            "output": plain(example.output, f"{where}: output"),
+            "metadata": plain(example.metadata, f"{where}: metadata"),
+            "record": plain(example.record, f"{where}: record"),
+            "messages": list(_messages(opening, f"{where}: message")),
+            "completion": self._completion(example, where),
+        }
+
+    def _completion(self, example: TaskExample, where: str) -> list[Message] | None:
+        """The gold turns; None for a row without output, unless the author's own `sft_completion` has some."""
+        if example.output is None and not self._overrides("sft_completion"):
+            return None
+        try:
+            turns = self.environment.sft_completion(example)
+        except Exception as error:
+            if example.output is None:
+                return None
+            raise ValueError(f"{where}: {error}") from error
+        return list(_messages(turns, f"{where}: completion message")) if turns else None
+
+    def _at_once(self) -> int:
+        return max(1, int(getattr(self.environment, "max_score_concurrency", 32)))
+
+    def _scores_groups(self) -> bool:
+        return self._overrides("score_responses")
+
+    def _overrides(self, method: str) -> bool:
+        """The author's class, or the object itself, has a method of its own in place of the SDK's."""
+        defined = getattr(getattr(type(self.environment), method), "__module__", "")
+        return method in vars(self.environment) or defined.partition(".")[0] not in ("envsdk", "freesolo")
+
+
+def _spread(work: Callable[[int], None], num_items: int, at_once: int) -> None:
+    """Do the work for 0 .. num_items - 1: one by one on this thread, or with up to `at_once` threads.
+
+    The others begin only where the first does not finish in a moment, and the first is a bare one: eight proper threads
+    cost a fork more than eight quick answers do.
+    """
+    waiting = deque(range(num_items))
+
+    def take() -> None:
+        while waiting:
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
+            work(item)
+
+    def take_first() -> None:
+        try:
+            take()
+        finally:
+            first_done.release()
+
+    at_once = min(at_once, num_items)
+    if at_once <= 1:
+        take()
+        return
+    first_done = _thread.allocate_lock()
+    first_done.acquire()
+    _thread.start_new_thread(take_first, ())
+    if first_done.acquire(timeout=_MOMENT_S):
+        return
+    others = [threading.Thread(target=take, daemon=True) for _ in range(at_once - 1)]
+    for thread in others:
+        thread.start()
+    for thread in others:
+        thread.join()
+    first_done.acquire()
+
+
+def verdict(result: Any) -> dict[str, Any]:
+    """A RewardResult, or a number alone, as plain data. Raises NoRewardError for anything else."""
+    if not (hasattr(result, "score") and hasattr(result, "resolved_success")):
+        if type(result) not in _NUMBERS:
+            raise NoRewardError(
+                f"score_response gave {_shown(result)} (a {_kind(result)}), wanted a RewardResult or a number"
+            )
+        reward = number(result, "score_response gave")
+        return {"reward": reward, "success": reward > 0}
+    reward = number(result.score, "score is")
+    return {
+        "reward": reward,
+        "success": bool(result.resolved_success()),
+        "metrics": [_metric(metric) for metric in result.metrics],
+        "metadata": lenient(dict(result.metadata or {})),
+        "error": None if result.error is None else str(result.error),
+    }
+
+
+def number(value: Any, what: str) -> float:
+    """An exact int, float or bool, finite: a subclass could read differently each time."""
+    if type(value) not in _NUMBERS:
+        raise NoRewardError(
+            f"{what} {_shown(value)} (a {_kind(value)}), wanted a plain number: write float(...) around it"
+        )
+    found = float(value) if abs(value) <= _LARGEST_REWARD else math.inf
+    if not math.isfinite(found) or value != value:
+        raise NoRewardError(f"{what} {_shown(value)}, wanted a finite number of at most {_LARGEST_REWARD:.0e}")
+    return found
+
+
+def plain(value: Any, where: str, depth: int = 0) -> Any:
+    """The value, if JSON could hold it. Raises ValueError, which begins with `where`, if it could not."""
+    if value is None or type(value) in (bool, float, str):
+        return value
+    if type(value) is int:
+        if not -(2**63) <= value < 2**64:
+            raise ValueError(f"{where} holds an integer of more than 64 bits; write it as text")
+        return value
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"{where} is nested deeper than {_MAX_DEPTH}")
+    if isinstance(value, list | tuple):
+        return [plain(item, where, depth + 1) for item in value]
+    if isinstance(value, Mapping):
+        if odd := next((key for key in value if not isinstance(key, str)), None):
+            raise ValueError(f"{where} has {_shown(odd)} as a key, wanted text")
+        return {str(key): plain(item, where, depth + 1) for key, item in value.items()}
+    if isinstance(value, str):
+        return str(value)
+    raise ValueError(f"{where} holds a {_kind(value)}, wanted text, numbers, lists and objects")
+
+
+def lenient(value: Any, depth: int = 0) -> Any:
+    """The value with what JSON cannot hold written as text: what an author notes beside a reward fails no rollout."""
+    if isinstance(value, Mapping) and depth <= _MAX_DEPTH:
+        return {str(key): lenient(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and depth <= _MAX_DEPTH:
+        return [lenient(item, depth + 1) for item in value]
+    try:
+        return plain(value, "", _MAX_DEPTH)
+    except ValueError:
+        return str(value)
+
+
+def _metric(metric: Any) -> dict[str, Any]:
+    name = str(metric.name)
+    return {
+        "name": name,
+        "score": None if metric.score is None else number(metric.score, f"score of metric {name!r} is"),
+        "value": lenient(metric.value),
+        "success": None if metric.success is None else bool(metric.success),
+        "weight": None if metric.weight is None else number(metric.weight, f"weight of metric {name!r} is"),
+        "reason": None if metric.reason is None else str(metric.reason),
+    }
+
+
+def _messages(turns: Any, where: str) -> Iterator[Message]:
+    for at, turn in enumerate(turns):
+        yield plain(checked_message(turn, f"{where} {at + 1}"), f"{where} {at + 1}")
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:100]
+    except Exception:
+        return "something"

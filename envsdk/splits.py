@@ -1,0 +1,91 @@
+"""Which rows a run works through, and its prompt text: from the params, the author's code, or the package's files."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from envsdk.examples import TaskExample
+from envsdk.records import load_task_examples
+
+DEFAULT_SPLIT = "train"
+USUAL_SPLITS = ("train", "eval", "validation", "val", "dev", "test")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def load_split(
+    folder: Path, environment: Any, params: Mapping[str, Any], split: str, *, own: str, in_code: bool
+) -> list[TaskExample]:
+    """The rows of a split.
+
+    `own` is the split that the run works through: for it the params `records` and `dataset_path` come first, then, with
+    `in_code`, the rows that the environment made itself, then the file. Any other split is its file.
+    Raises FileNotFoundError and ValueError saying what was looked for.
+    """
+    if not _NAME.fullmatch(split):
+        raise ValueError(f"split is {split!r}, wanted letters, digits and ._- after a letter or digit")
+    if split == own:
+        if params.get("records") is not None:
+            return _some(load_task_examples(params["records"]), "param `records`")
+        if params.get("dataset_path") is not None:
+            return _some(load_task_examples(inside(folder, str(params["dataset_path"]))), "param `dataset_path`")
+        if in_code and (rows := _rows_in_code(environment)) is not None:
+            name, source = rows
+            source = inside(folder, source) if isinstance(source, str) else source
+            return _some(load_task_examples(source), f"the environment's `{name}`")
+    path = split_file(folder, split)
+    if path is None:
+        raise FileNotFoundError(_missing(folder, split))
+    return _some(load_task_examples(path), path.name)
+
+
+def split_file(folder: Path, split: str) -> Path | None:
+    """`dataset/S.jsonl`, `dataset/S.json`, `S.jsonl`, `S.json`: the first that is there."""
+    places = (folder / "dataset", folder)
+    found = (place / f"{split}{suffix}" for place in places for suffix in (".jsonl", ".json"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def split_names(folder: Path, own: str) -> list[str]:
+    """The splits that can be told to be some: the run's own, and the files with the usual names."""
+    return [own, *(split for split in USUAL_SPLITS if split != own and split_file(folder, split) is not None)]
+
+
+def prompt_text(folder: Path, params: Mapping[str, Any]) -> str:
+    """Param `contract_text`, else the file at `contract_path`, else TRAINING_CONTRACT.md, else nothing."""
+    if params.get("contract_text"):
+        return str(params["contract_text"])
+    if params.get("contract_path"):
+        return inside(folder, str(params["contract_path"])).read_text(encoding="utf-8")
+    contract = folder / "TRAINING_CONTRACT.md"
+    return contract.read_text(encoding="utf-8") if contract.is_file() else ""
+
+
+def inside(folder: Path, place: str) -> Path:
+    """A path of the package. Raises ValueError for one that leads out of it."""
+    path = (folder / place).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"{place!r} leads out of the environment's folder")
+    return path
+
+
+def _rows_in_code(environment: Any) -> tuple[str, Any] | None:
+    for name in ("dataset", "examples"):
+        if (rows := getattr(environment, name, None)) is not None:
+            return name, rows
+    return None
+
+
+def _some(examples: list[TaskExample], origin: str) -> list[TaskExample]:
+    if not examples:
+        raise ValueError(f"{origin} holds no rows")
+    return examples
+
+
+def _missing(folder: Path, split: str) -> str:
+    wanted = f"dataset/{split}.jsonl, dataset/{split}.json, {split}.jsonl or {split}.json"
+    if (folder / "datasets").is_dir() and not (folder / "dataset").is_dir():
+        return f"there is no {wanted}; the folder `datasets` is not read, rename it to `dataset`"
+    has_train = ", although there is a train split" if split != DEFAULT_SPLIT and split_file(folder, "train") else ""
+    return f"the environment has no `dataset` of its own for split {split!r}, and there is no {wanted}{has_train}"

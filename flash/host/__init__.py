@@ -1,0 +1,13 @@
+"""Where authors' code runs: a child process per environment, a fresh fork per group, faults as data.
+
+    ours ──socketpair──> zygote ──socketpair per fork──> fork        a frame: u32 little-endian length, then MessagePack
+    `handle`, `link`     `zygote`                        `envsdk.hosted`
+
+The zygote has the environment imported and never scores; it enforces the deadline of each answer by SIGKILL, and `link`
+enforces a later one that takes the zygote. What a fork leaves behind (processes, files, state) is gone before its group
+counts as answered. The sandbox's layers go around the zygote: they change how `link` starts it, and nothing else.
+"""
+
+from flash.host.handle import Described, Host, HostSpec, Limits, LoadFailed, Page
+
+__all__ = ["Described", "Host", "HostSpec", "Limits", "LoadFailed", "Page"]

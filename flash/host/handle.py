@@ -1,0 +1,208 @@
+"""A loaded environment, as the scorer and the command line use it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import msgspec
+
+from flash.contracts.values import Example, Fault, FaultKind, Verdict
+from flash.host.link import Described, Ended, HostSpec, Limits, Link, LoadFailed, printable
+
+__all__ = ["Described", "Host", "HostSpec", "Limits", "LoadFailed", "Page"]
+
+_KINDS: dict[str, FaultKind] = {
+    "ok": "invalid-result",
+    "timeout": "timed-out",
+    "cpu": "limit-exceeded",
+    "crash": "crashed",
+    "exit": "crashed",
+    "oversize": "limit-exceeded",
+    "lost": "crashed",
+}
+_LARGEST_REWARD = 1e9
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows of a split."""
+
+    examples: list[Example]
+    total: int
+    """Rows of the whole split."""
+
+
+class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a fork tells about a dataset: one of these."""
+
+    total: int | None = None
+    example: Example | None = None
+    fault: Fault | None = None
+
+
+_decode_row = msgspec.msgpack.Decoder(tuple[int, _Row]).decode
+_decode_verdict = msgspec.msgpack.Decoder(tuple[int, Verdict]).decode
+
+
+class Host:
+    """One environment with its params, in a process of its own that is started again when it is brought down."""
+
+    def __init__(self, spec: HostSpec, link: Link, load_timeout_s: float) -> None:
+        self.spec = spec
+        self._link, self._load_timeout_s = link, load_timeout_s
+        self._slots = asyncio.Semaphore(link.about.slots)
+        self._restarting, self._quarantine = asyncio.Lock(), asyncio.Lock()
+        self._closed = False
+
+    @classmethod
+    async def start(cls, spec: HostSpec, *, load_timeout_s: float = 120.0) -> Self:
+        """Raises LoadFailed, an EnvironmentFault whose `fault` has the author's frames."""
+        return cls(spec, await Link.start(spec, load_timeout_s=load_timeout_s), load_timeout_s)
+
+    @property
+    def about(self) -> Described:
+        return self._link.about
+
+    async def rows(self, split: str, start: int, count: int, prompt_text: str, *, deadline_s: float = 60.0) -> Page:
+        """Rows of a split as the policy is to see them. Raises LoadFailed naming the row that cannot be rendered."""
+        args = {"split": split, "start": start, "count": count, "prompt_text": prompt_text}
+        told = await self._dataset("rows", args, deadline_s)
+        examples = [row.example for row in told if row.example is not None]
+        total = _total(told)
+        if [example.index for example in examples] != list(range(start, min(start + count, total))):
+            raise LoadFailed(Fault(kind="load-failed", message="the host told other rows than it was asked for"))
+        return Page(examples, total)
+
+    async def check(self, split: str, prompt_text: str, *, deadline_s: float = 60.0) -> int:
+        """Render every row of a split and say how many there are. Raises LoadFailed naming the first bad one."""
+        return _total(await self._dataset("check", {"split": split, "prompt_text": prompt_text}, deadline_s))
+
+    async def score(
+        self,
+        example: Example,
+        texts: Sequence[str],
+        *,
+        deadline_s: float,
+        thinking: bool = False,
+        prompt_opened: bool = False,
+    ) -> list[Verdict]:
+        """A verdict for each answer to one example, in order; what goes wrong is a fault of its own answer only.
+
+        `deadline_s` is for each answer. With `thinking` the author gets answers that know their thoughts;
+        `prompt_opened` says that the prompt itself ended inside a `<think>`.
+        """
+        if not texts:
+            return []
+        given = {
+            "example": example,
+            "thinking": thinking,
+            "prompt_opened": prompt_opened,
+            "at_once": max(1, self.about.max_score_concurrency // self.about.slots),
+        }
+        if self.about.isolation == "call":
+            return list(await asyncio.gather(*(self._score_alone(given, text, deadline_s) for text in texts)))
+        verdicts, ended = await self._score_once(given, texts, deadline_s)
+        guilty = self.about.scores_groups or (len(texts) == 1 and ended.status != "lost")
+        if guilty:  # nobody else to blame, or nobody who could be told apart
+            return [verdicts.get(at) or _faulted(ended, len(texts)) for at in range(len(texts))]
+        rest = [at for at in range(len(texts)) if at not in verdicts]
+        alone = await asyncio.gather(*(self._score_alone(given, texts[at], deadline_s) for at in rest))
+        verdicts.update(zip(rest, alone, strict=True))
+        return [verdicts[at] for at in range(len(texts))]
+
+    async def close(self) -> None:
+        self._closed = True
+        async with self._restarting:
+            await self._link.close()
+
+    async def _score_alone(self, given: Mapping[str, Any], text: str, deadline_s: float) -> Verdict:
+        """One answer in a fork of its own; if the host dies meanwhile, once more with the host to itself."""
+        verdicts, ended = await self._score_once(given, [text], deadline_s)
+        if ended.status == "lost" and not verdicts:
+            async with self._quarantine:
+                link = await Link.start(self.spec, load_timeout_s=self._load_timeout_s)
+                try:
+                    verdicts, ended = await self._score_once(given, [text], deadline_s, link)
+                finally:
+                    await link.close()
+        return verdicts.get(0) or _faulted(ended, 1)
+
+    async def _score_once(
+        self, given: Mapping[str, Any], texts: Sequence[str], deadline_s: float, link: Link | None = None
+    ) -> tuple[dict[int, Verdict], Ended]:
+        verdicts: dict[int, Verdict] = {}
+
+        def hear(payload: bytes, output: str) -> None:
+            if (heard := _verdict(payload, output)) and 0 <= heard[0] < len(texts):
+                verdicts.setdefault(*heard)
+
+        # A comparing environment scores all in one call, which gets the time of all.
+        deadline_s *= len(texts) if self.about.scores_groups else 1
+        cpu_s = self.spec.limits.cpu_s * len(texts)
+        args = {**given, "texts": texts}
+        if link is not None:
+            return verdicts, await link.ask("score", args, hear, deadline_s=deadline_s, cpu_s=cpu_s)
+        async with self._slots:
+            link = await self._living()
+            return verdicts, await link.ask("score", args, hear, deadline_s=deadline_s, cpu_s=cpu_s)
+
+    async def _dataset(self, method: str, args: Mapping[str, Any], deadline_s: float) -> list[_Row]:
+        told: list[_Row] = []
+
+        def hear(payload: bytes, _: str) -> None:
+            try:
+                told.append(_decode_row(payload)[1])
+            except msgspec.DecodeError as error:
+                told.append(_Row(fault=Fault(kind="load-failed", message=f"a row cannot be read: {error}")))
+
+        async with self._slots:
+            link = await self._living()
+            # The first answer comes after the whole file was read.
+            ended = await link.ask(method, args, hear, deadline_s=max(deadline_s, self._load_timeout_s), cpu_s=3_600)
+        if fault := next((row.fault for row in told if row.fault is not None), None):
+            raise LoadFailed(fault)
+        if ended.status != "ok":
+            found = f"rendering split {args['split']!r}: {ended.detail or ended.status}"
+            raise LoadFailed(Fault(kind="load-failed", message=found))
+        return told
+
+    async def _living(self) -> Link:
+        """The link, a new one if the old has died."""
+        if self._link.lost_because:
+            async with self._restarting:
+                if self._closed:
+                    raise LoadFailed(Fault(kind="load-failed", message="the host is closed"))
+                if self._link.lost_because:
+                    await self._link.close()
+                    self._link = await Link.start(self.spec, load_timeout_s=self._load_timeout_s)
+        return self._link
+
+
+def _verdict(payload: bytes, output: str) -> tuple[int, Verdict] | None:
+    """The second check of a result: the first was in the author's own process. None: it is no verdict."""
+    try:
+        at, verdict = _decode_verdict(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if verdict.fault is not None:
+        return at, Verdict(fault=verdict.fault, output=output)
+    if verdict.reward is None or not -_LARGEST_REWARD <= verdict.reward <= _LARGEST_REWARD:
+        return None
+    return at, msgspec.structs.replace(verdict, output=output)
+
+
+def _faulted(ended: Ended, num_texts: int) -> Verdict:
+    detail = ended.detail or "its answer cannot be read"
+    if num_texts > 1:
+        detail += f", while it scored {num_texts} answers in one call"
+    return Verdict(
+        fault=Fault(kind=_KINDS[ended.status], message=f"score_response: {detail}"), output=printable(ended.output)
+    )
+
+
+def _total(told: list[_Row]) -> int:
+    total = next((row.total for row in told if row.total is not None), None)
+    if total is None:
+        raise LoadFailed(Fault(kind="load-failed", message="the host did not say how many rows there are"))
+    return total

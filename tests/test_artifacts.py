@@ -1,0 +1,225 @@
+"""Packing an environment folder, and unpacking what may come from anywhere."""
+
+import hashlib
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from flash.artifacts import ArchiveLimits, pack, unpack
+from flash.errors import Damaged, EnvironmentFault
+
+SMALL = ArchiveLimits(packed_bytes=20_000, unpacked_bytes=50_000, members=10)
+
+
+def folder(tmp_path: Path, **files: str) -> Path:
+    """A folder with `environment.py` and more; `__` in a name is a slash, `_dot_` a dot."""
+    root = tmp_path / "env"
+    for name, content in {"environment_dot_py": "x = 1\n", **files}.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+def archive(*members: tuple[tarfile.TarInfo, bytes], entry: bool = True) -> tuple[bytes, str]:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for info, content in [*([(tarfile.TarInfo("environment.py"), b"x = 1\n")] if entry else []), *members]:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    data = zstandard.ZstdCompressor().compress(packed.getvalue())
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def names(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_is_packed_comes_out_again(tmp_path: Path) -> None:
+    root = folder(tmp_path, helpers_dot_py="y = 2\n", dataset__train_dot_jsonl='{"input": "ü"}\n')
+
+    packed = pack(root)
+    unpack(packed.data, tmp_path / "out", packed.digest)
+
+    assert names(tmp_path / "out") == {"environment.py", "helpers.py", "dataset/train.jsonl"}
+    assert (tmp_path / "out/dataset/train.jsonl").read_text() == '{"input": "ü"}\n'
+    assert [file.path for file in packed.manifest.included] == ["dataset/train.jsonl", "environment.py", "helpers.py"]
+
+
+def test_the_same_files_give_the_same_digest_whenever_they_were_written(tmp_path: Path) -> None:
+    first = pack(folder(tmp_path / "a", helpers_dot_py="y = 2\n"))
+    other = folder(tmp_path / "b", helpers_dot_py="y = 2\n")
+    os.utime(other / "environment.py", (1, 1))
+    os.chmod(other / "helpers.py", 0o700)
+
+    assert pack(other).digest == first.digest == hashlib.sha256(first.data).hexdigest()
+    assert pack(folder(tmp_path / "c", helpers_dot_py="y = 3\n")).digest != first.digest
+
+
+def test_a_single_file_is_packed_as_environment_py(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("x = 1\n")
+
+    packed = pack(tmp_path / "mine.py")
+
+    assert [file.path for file in packed.manifest.included] == ["environment.py"]
+
+
+def test_what_stays_out_is_named_with_the_reason(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path,
+        package____init___dot_py="",
+        _dot_env="SECRET=1",
+        pyproject_dot_toml="",
+        notes__a_dot_md="",
+        datasets__train_dot_jsonl="",
+        dataset___dot_hidden="",
+        venv__pyvenv_dot_cfg="",
+        model_dot_bin="",
+        README_dot_md="hello",
+    )
+    (root / "package").mkdir(exist_ok=True)
+    (root / "package/__init__.py").write_text("")
+    (root / "package/__pycache__").mkdir()
+
+    manifest = pack(root).manifest
+
+    assert {file.path for file in manifest.included} == {"environment.py", "package/__init__.py", "README.md"}
+    reasons = {left.path: left.reason for left in manifest.left_out}
+    assert reasons[".env"] == reasons["dataset/.hidden"] == "hidden"
+    assert "environment.pip" in reasons["pyproject.toml"]
+    assert "`dataset`" in reasons["datasets/"]
+    assert reasons["venv/"] == "a virtual environment"
+    assert reasons["package/__pycache__/"] == "compiled Python"
+    assert {"notes/", "model.bin"} <= reasons.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("secrets.yaml", "a: b", "named like a secret"),
+        ("dataset/id_rsa", "x", "named like a secret"),
+        ("credentials.json", "{}", "named like a secret"),
+        ("helpers.py", "\n\nKEY = '-----BEGIN RSA PRIVATE KEY-----'", "line 3 holds a private key"),
+        ("dataset/train.jsonl", "AKIA" + "B" * 16, "an AWS access key"),
+        ("helpers.py", "token = 'hf_" + "a" * 34 + "'", "a Hugging Face token"),
+        ("helpers.py", "token = 'sk-proj-" + "a" * 40 + "'", "an API key"),
+    ],
+)
+def test_secrets_are_refused_by_name_and_by_content(tmp_path: Path, name: str, content: str, said: str) -> None:
+    root = folder(tmp_path)
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(content)
+
+    with pytest.raises(EnvironmentFault, match=said) as refused:
+        pack(root)
+
+    assert name in str(refused.value)
+    assert "a" * 34 not in str(refused.value)
+
+
+def test_links_and_special_files_are_refused(tmp_path: Path) -> None:
+    linked = folder(tmp_path / "a")
+    (linked / "helpers.py").symlink_to("/etc/passwd")
+    odd = folder(tmp_path / "b", dataset__train_dot_jsonl="")
+    os.mkfifo(odd / "dataset/pipe")
+    outside = folder(tmp_path / "c")
+    (outside / "dataset").symlink_to(tmp_path)
+
+    for root, said in ((linked, "is a link"), (odd, "no plain file"), (outside, "is a link")):
+        with pytest.raises(EnvironmentFault, match=said):
+            pack(root)
+
+
+def test_a_folder_over_a_limit_is_refused_naming_the_limit(tmp_path: Path) -> None:
+    many = folder(tmp_path / "a", **{f"f{number}_dot_py": "" for number in range(11)})
+    large = folder(tmp_path / "b", data_dot_txt="x" * 60_000)
+    dense = folder(tmp_path / "c")
+    (dense / "data.txt").write_bytes(os.urandom(30_000))
+
+    for root, said in ((many, "at most 10"), (large, "at most 50000"), (dense, "at most 20000")):
+        with pytest.raises(EnvironmentFault, match=said):
+            pack(root, SMALL)
+
+
+def test_a_folder_without_an_entry_cannot_be_packed(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match=r"no environment\.py"):
+        pack(tmp_path)
+    with pytest.raises(EnvironmentFault, match="is not there"):
+        pack(tmp_path / "nowhere")
+
+
+def test_an_archive_with_another_digest_is_damaged(tmp_path: Path) -> None:
+    data, _ = archive()
+
+    with pytest.raises(Damaged):
+        unpack(data, tmp_path / "out", "0" * 64)
+
+    assert not (tmp_path / "out").exists()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+@pytest.mark.parametrize(
+    ("hostile", "said"),
+    [
+        (member("../outside.py"), "leads out"),
+        (member("/etc/outside.py"), "leads out"),
+        (member("a/../../outside.py"), "leads out"),
+        (member("a\\..\\outside.py"), "leads out"),
+        (member("link", tarfile.SYMTYPE, "/etc/passwd"), "no plain file"),
+        (member("link", tarfile.LNKTYPE, "environment.py"), "no plain file"),
+        (member("device", tarfile.CHRTYPE), "no plain file"),
+        (member("pipe", tarfile.FIFOTYPE), "no plain file"),
+        (member("environment.py"), "twice"),
+    ],
+)
+def test_an_archive_that_reaches_out_of_its_folder_is_refused(
+    tmp_path: Path, hostile: tarfile.TarInfo, said: str
+) -> None:
+    data, digest = archive((hostile, b""))
+
+    with pytest.raises(EnvironmentFault, match=said):
+        unpack(data, tmp_path / "in/out", digest)
+
+    assert names(tmp_path) == set()
+    assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_an_archive_over_a_limit_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
+    bomb, bomb_digest = archive((member("zeros.txt"), b"\0" * (30 << 20)))
+    crowd, crowd_digest = archive(*((member(f"f{number}.py"), b"") for number in range(20)))
+
+    with pytest.raises(EnvironmentFault, match="at most 50000"):
+        unpack(bomb, tmp_path / "bomb", bomb_digest, SMALL)
+    with pytest.raises(EnvironmentFault, match="more than 10 files"):
+        unpack(crowd, tmp_path / "crowd", crowd_digest, SMALL)
+
+
+def test_an_archive_of_nonsense_is_refused(tmp_path: Path) -> None:
+    for data in (b"", b"nonsense", zstandard.ZstdCompressor().compress(b"nonsense" * 200)):
+        with pytest.raises(EnvironmentFault):
+            unpack(data, tmp_path / "out", hashlib.sha256(data).hexdigest())
+
+
+def test_an_archive_without_an_entry_is_refused(tmp_path: Path) -> None:
+    data, digest = archive((member("other.py"), b""), entry=False)
+
+    with pytest.raises(EnvironmentFault, match=r"no environment\.py"):
+        unpack(data, tmp_path / "out", digest)
+
+
+def test_unpacking_twice_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    packed = pack(folder(tmp_path))
+    unpack(packed.data, tmp_path / "out", packed.digest)
+
+    unpack(packed.data, tmp_path / "out", packed.digest)
+
+    assert names(tmp_path / "out") == {"environment.py"}
