@@ -33,7 +33,8 @@ async def main(url: str, store: str, role: str, name: str, ack_wait_s: str) -> N
         return [
             GroupGenerated(
                 **{field: getattr(event, field) for field in ("org", "run_id", "scope", "step", "group")},
-                example=event.example, policy=event.policy,
+                example=event.example,
+                policy=event.policy,
                 prompt_ids=b"",
                 rollouts=[],
                 replica=name,

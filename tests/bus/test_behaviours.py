@@ -418,6 +418,51 @@ async def test_of_two_that_speak_about_the_same_thing_the_one_who_spoke_first_fa
     ]  # fmt: skip
 
 
+async def test_who_was_refused_does_not_take_the_message_from_its_heir(side: Any) -> None:
+    zombie, heir, last = (
+        await side.bus("learner:zombie"),
+        await side.bus("learner:heir"),
+        await side.bus("learner:last"),
+    )
+    heard: list[str] = []
+    wake = asyncio.Event()
+
+    async def sleeps(event: RunStarted) -> AsyncIterator[Event]:
+        yield claimed(1, "zombie")
+        await wake.wait()
+        try:
+            yield finished(1, attempt=1)
+        finally:
+            heard.append("zombie fell silent")
+
+    async def hangs(event: RunStarted) -> AsyncIterator[Event]:
+        yield claimed(2, "heir")
+        heard.append("heir")
+        await asyncio.sleep(60)
+
+    async def works(event: RunStarted) -> AsyncIterator[Event]:
+        yield claimed(3, "last")
+        heard.append("last")
+
+    await zombie.listen(Shared("learner", RunStarted, sleeps, max_deliveries=0))
+    await zombie.publish(started())
+    await anext(aiter(zombie.replay(StepClaimed.pattern())))
+    await side.freeze(zombie)
+    await heir.listen(Shared("learner", RunStarted, hangs, max_deliveries=0))
+    await until(lambda: heard == ["heir"])
+    wake.set()
+    await until(lambda: len(heard) == 2)
+    await zombie.close(grace_s=0)
+    await last.listen(Shared("learner", RunStarted, works, max_deliveries=0))
+    await asyncio.sleep(1.5 * side.ack_wait_s)
+    assert heard == ["heir", "zombie fell silent"]
+
+    await side.kill(heir)
+    await until(lambda: len(heard) == 3)
+
+    assert heard == ["heir", "zombie fell silent", "last"]
+
+
 async def test_one_of_two_equal_claims_is_refused(side: Any) -> None:
     one, two = await side.bus("learner:one"), await side.bus("learner:two")
 

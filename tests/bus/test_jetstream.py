@@ -206,6 +206,7 @@ async def test_work_stays_with_its_replica_while_its_event_loop_is_blocked(repli
 
     async def blocks(event: GroupRequested) -> list[Event]:
         heard.append("one")
+        await asyncio.sleep(0.3)
         time.sleep(2.5 * ACK_WAIT_S)  # noqa: ASYNC251 - that is the point
         return [generated(event)]
 
@@ -217,6 +218,7 @@ async def test_work_stays_with_its_replica_while_its_event_loop_is_blocked(repli
     await one.publish(requested())
     await until(lambda: heard)
     await two.listen(Shared("rollout", GroupRequested, works))
+    await anext(aiter(two.replay(GroupGenerated.pattern())))
     await asyncio.sleep(0.2)
 
     assert heard == ["one"]
@@ -275,6 +277,36 @@ async def test_on_this_server_the_word_of_an_old_delivery_counts_for_the_new_one
 
     assert (pool.in_progress == 0 or third.done()) == takes_it_from_the_holder
     third.cancel()
+
+
+async def test_who_was_silent_too_long_takes_nothing_from_the_holder_when_it_raises_or_closes(replica: Connect) -> None:
+    late, holder, third = [await replica(f"rollout:{name}") for name in ("late", "holder", "third")]
+    heard: list[str] = []
+    wake = asyncio.Event()
+
+    async def raises(event: GroupRequested) -> list[Event]:
+        heard.append("late")
+        await wake.wait()
+        raise RuntimeError("woken too late")
+
+    async def works(event: GroupRequested) -> list[Event]:
+        heard.append("holder")
+        await asyncio.sleep(1.0)
+        return [generated(event)]
+
+    await late.listen(Shared("rollout", GroupRequested, raises, slots=2))
+    await late.publish(requested(0), requested(1))
+    await until(lambda: len(heard) == 2)
+    await late.keeper.stop()
+    await holder.listen(Shared("rollout", GroupRequested, works, slots=2))
+    await until(lambda: len(heard) == 4)
+    await third.listen(Shared("rollout", GroupRequested, works, slots=2))
+    wake.set()
+    await late.close(grace_s=0.1)
+    await asyncio.sleep(0.3)
+
+    assert heard == ["late", "late", "holder", "holder"]
+    assert (await holder.pools())[0].in_progress == 2
 
 
 async def test_a_stopped_learner_that_wakes_is_refused_and_leaves_the_run_to_its_heir(

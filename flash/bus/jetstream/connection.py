@@ -54,10 +54,14 @@ class Connection:
                 url, error_cb=on_error, disconnected_cb=self._went_down, reconnected_cb=self._came_back, **options(name)
             )
         )
-        await asyncio.wait((opening, refused), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if not opening.done():
-            opening.cancel()
-            await asyncio.wait((opening,))
+        try:
+            await asyncio.wait((opening, refused), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not opening.done():
+                stop_trying(client)
+                opening.cancel()
+        if opening.cancelling():
+            await asyncio.gather(opening, return_exceptions=True)
             await client.close()
             found = f"refuses us ({refused.result()})" if refused.done() else f"does not answer within {timeout_s:g} s"
             raise BusError(f"the NATS server at {shown(url)} {found}: is Flash up? `flash up` starts it")
@@ -131,6 +135,7 @@ class Connection:
                 await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]
 
     async def close(self) -> None:
+        stop_trying(self._client)
         await self._client.close()
 
     async def _on_reply(self, msg: Msg) -> None:
@@ -151,6 +156,16 @@ class Connection:
         self._up.set()
         for call in list(self._on_reconnect):
             call()
+
+
+def stop_trying(client: Client) -> None:
+    """Before a client is closed that may be trying to connect.
+
+    nats-py ends its attempts by cancelling them, which Python 3.11's `wait_for` may swallow: then they went on for ever
+    and held up the end of the process. Without a server to try they end by themselves.
+    """
+    client._server_pool.clear()
+    client.options["max_reconnect_attempts"] = 0
 
 
 def options(name: str) -> dict[str, Any]:

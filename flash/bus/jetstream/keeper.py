@@ -13,7 +13,7 @@ import time
 
 from nats.aio.client import Client
 
-from flash.bus.jetstream.connection import options
+from flash.bus.jetstream.connection import options, stop_trying
 
 IN_PROGRESS = b"+WPI"
 ROUNDS = 4
@@ -61,6 +61,7 @@ class Keeper:
         while not await asyncio.to_thread(self._stop.wait, self._ack_wait_s / ROUNDS):
             if opening.done() and client.is_connected:
                 await self._round(client)
+        stop_trying(client)
         opening.cancel()
         await client.close()
 

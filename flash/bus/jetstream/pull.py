@@ -83,7 +83,7 @@ class Pull:
     async def _run(self) -> None:
         while not self._connection.client.is_closed:
             try:
-                if self._is_broken or self._is_silent():
+                if self._is_broken or await self._is_silent():
                     await self._open()
                 if self._wanted > self._requested:
                     await self._ask(self._wanted - self._requested)
@@ -138,7 +138,16 @@ class Pull:
             else:  # the consumer is gone, the server stops, ...: start afresh, but never in a spin
                 asyncio.get_running_loop().call_later(RETRY_S, self.restart)
 
-    def _is_silent(self) -> bool:
+    async def _is_silent(self) -> bool:
+        if not self._misses_heartbeats():
+            return False
+        # Perhaps it was we who did not listen, because something blocked the loop: hear first what has come meanwhile.
+        with suppress(TimeoutError):
+            await self._connection.flush(timeout_s=HEARTBEAT_S)
+            await asyncio.sleep(0.01)
+        return self._misses_heartbeats()
+
+    def _misses_heartbeats(self) -> bool:
         return self._requested > 0 and asyncio.get_running_loop().time() - self._heard_at > 2.5 * HEARTBEAT_S
 
 
