@@ -41,16 +41,16 @@ async def push(options: Namespace) -> None:
             f"--name is {options.name!r}, but lower-case letters, digits, dots, dashes and underscores are wanted, "
             "a letter or digit first, 64 at most"
         )
-    from flash.artifacts import pack
-
     from cli.session import stack
     from cli.watching import Counter
     from flash import client
+    from flash.artifacts import pack
 
     packed = await asyncio.to_thread(pack, options.path)
-    output.note(f"packed {len(packed.files)} files, {_size(len(packed.data))}: {', '.join(packed.files)}")
-    for name, reason in packed.left_out.items():
-        output.note(f"left out {name}: {reason}")
+    files = [file.path for file in packed.manifest.included]
+    output.note(f"packed {len(files)} files, {_size(len(packed.data))}: {', '.join(files)}")
+    for left in packed.manifest.left_out:
+        output.note(f"left out {left.path}: {left.reason}")
     async with stack(options) as bus:
         with Counter("uploaded", lambda done, total: f"{_size(done)} of {_size(total)}") as counter:
             version = await client.publish_packed(bus, packed, options.name, progress=counter.show, say=output.note)
