@@ -152,7 +152,7 @@ def _print_event(event: RecordedEvent, options: Namespace) -> None:
 def event_line(event: RecordedEvent) -> str:
     """When, what, and the fields that are short enough to read."""
     at = time.strftime("%H:%M:%S", time.localtime(event.time))
-    fields = {name: value for name, value in event.body.items() if name not in ("org", "run_id")}
+    fields = {name: value for name, value in event.body.items() if name not in ("org", "run_id", "submitted_at")}
     if isinstance(fields.get("metrics"), dict):
         fields |= fields.pop("metrics")
     shown = [f"{name}={_short(value)}" for name, value in fields.items() if _is_short(value)]

@@ -9,6 +9,9 @@ from flash.errors import BusError
 URL_VARIABLE = "FLASH_URL"
 """Names the bus of a stack elsewhere, and wins over the one on this machine."""
 
+CONNECT_S = 5.0
+"""How long the server may take to answer."""
+
 
 async def connect(
     local: Callable[[], str | None] = lambda: None, environment: Mapping[str, str] = os.environ, *, name: str = "client"
@@ -24,4 +27,4 @@ async def connect(
     from flash.store.memory import MemoryStore
 
     # Requests and replies fit into messages: what a client asks for never goes through the store.
-    return await connect_jetstream(url, MemoryStore(), name=name)
+    return await connect_jetstream(url, MemoryStore(), name=name, timeout_s=CONNECT_S)

@@ -14,6 +14,7 @@ from flash.contracts.values import PolicyRef
 from flash.errors import NotFound
 from flash.models import card
 
+
 @dataclass(frozen=True)
 class Reference:
     """Weights that can be sampled from, evaluated, or trained on."""

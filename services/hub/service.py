@@ -131,7 +131,7 @@ class Hub:
         return archive
 
     async def _checked(self, check: EnvironmentCheck) -> CheckReport:
-        # Asked for first, because a request waits for a replica, and whoever pushes should hear soon why nothing happens.
+        # Looked for first: a request waits for a replica, and whoever pushes should hear soon why nothing happens.
         if not any(replica.service == "scorer" for replica in await self._bus.replicas()):
             raise NobodyAnswers("no scorer is up to check the environment")
         report: CheckReport = await self._bus.ask(check, self._settings.check_timeout_s)
