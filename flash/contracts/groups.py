@@ -47,6 +47,8 @@ class GroupGenerated(GroupEvent, frozen=True, kw_only=True):
     """Packed int32."""
     rollouts: list[Rollout]
     """[G]"""
+    prompt_opened: bool = False
+    """The rendered prompt ended inside a `<think>`, so what the policy wrote begins with a thought."""
     replica: str = ""
     took_s: float = 0.0
 
@@ -63,6 +65,7 @@ class GroupScored(GroupEvent, frozen=True, kw_only=True):
     prompt_ids: bytes
     rollouts: list[Rollout]
     """[G]"""
+    prompt_opened: bool = False
     verdicts: list[Verdict]
     """[G]"""
     environment_version: str = ""

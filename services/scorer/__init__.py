@@ -1,0 +1,7 @@
+"""Scorer: the only place where authors' code runs; renders datasets, and gives every rollout its reward.
+
+Hears    group.generated, dataset.requested
+Says     group.scored, dataset.prepared, dataset.failed
+Answers  environment.check
+Keeps    nothing: unpacked environments and warm hosts are a cache
+"""

@@ -1,0 +1,114 @@
+"""Loaded environments, kept warm: one host for each version and params, the longest idle gone first."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from flash.artifacts import unpack
+from flash.host import Host, HostSpec, Limits
+from flash.store import Store
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class _Kept:
+    started: asyncio.Task[Host]
+    users: int = 0
+    used_at: float = 0.0
+
+
+class Archives:
+    """Environments unpacked on this machine, each once."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store, self._folder = store, folder
+
+    async def folder(self, key: str, digest: str) -> Path:
+        """Raises Damaged for an archive with another digest, and EnvironmentFault for one that must not be unpacked."""
+        folder = self._folder / digest
+        if not folder.is_dir():
+            await asyncio.to_thread(unpack, await self._store.get(key), folder, digest)
+        return folder
+
+
+class Hosts:
+    """At most `max_hosts` environments, unless more are in use."""
+
+    def __init__(
+        self,
+        archives: Archives,
+        *,
+        limits: Limits,
+        load_timeout_s: float,
+        max_hosts: int,
+        idle_s: float,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._archives, self._limits, self._load_timeout_s = archives, limits, load_timeout_s
+        self._max_hosts, self._idle_s, self._now = max_hosts, idle_s, now
+        self._kept: dict[bytes, _Kept] = {}
+
+    @asynccontextmanager
+    async def of(self, key: str, digest: str, params: Mapping[str, Any]) -> AsyncIterator[Host]:
+        """A loaded environment, the same for whoever asks alike. Raises LoadFailed."""
+        which = msgspec.msgpack.encode([digest, params], order="deterministic")
+        kept = self._kept.get(which)
+        if kept is None:
+            kept = self._kept[which] = _Kept(asyncio.create_task(self.start(key, digest, params)))
+        kept.users += 1
+        try:
+            await self._evict()
+            # shielded: one who gives up waiting does not take the start from the others
+            yield await asyncio.shield(kept.started)
+        finally:
+            kept.users -= 1
+            kept.used_at = self._now()
+            failed = kept.started.done() and (kept.started.cancelled() or kept.started.exception())
+            if failed and self._kept.get(which) is kept:
+                del self._kept[which]
+
+    async def start(self, key: str, digest: str, params: Mapping[str, Any]) -> Host:
+        """A host of one's own, to be closed by whoever asked."""
+        folder = await self._archives.folder(key, digest)
+        spec = HostSpec(folder=folder, params=params, limits=self._limits)
+        began = self._now()
+        host = await Host.start(spec, load_timeout_s=self._load_timeout_s)
+        log.info("environment.loaded", digest=digest[:12], name=host.about.name, took_s=round(self._now() - began, 3))
+        return host
+
+    async def keep_tidy(self) -> None:
+        """Close what has been idle for too long, for ever."""
+        while True:
+            await asyncio.sleep(self._idle_s / 4)
+            await self._evict()
+
+    async def close(self) -> None:
+        for which in list(self._kept):
+            await self._drop(which)
+
+    async def _evict(self) -> None:
+        idle = sorted((kept.used_at, which) for which, kept in self._kept.items() if not kept.users)
+        too_many = len(self._kept) - self._max_hosts
+        for place, (used_at, which) in enumerate(idle):
+            if place < too_many or self._now() - used_at > self._idle_s:
+                await self._drop(which)
+
+    async def _drop(self, which: bytes) -> None:
+        kept = self._kept.pop(which, None)
+        if kept is None:
+            return
+        if not kept.started.done():
+            kept.started.cancel()
+        try:
+            host = await kept.started
+        except (Exception, asyncio.CancelledError):
+            return  # it never was
+        await host.close()

@@ -1,0 +1,70 @@
+"""What the environment's verdicts make of a group, and its rows of a dataset. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested
+from flash.contracts.spec import RunSpec
+from flash.contracts.values import Example, Fault, Rollout, Verdict
+
+_MISSING_NAMED = 100
+_CARRIED = tuple(field for field in GroupGenerated.__struct_fields__ if field not in ("replica", "took_s"))
+
+
+def to_score(rollouts: Sequence[Rollout]) -> list[int]:
+    """Which rollouts have an answer: one that could not be generated is not scored."""
+    return [index for index, rollout in enumerate(rollouts) if rollout.fault is None]
+
+
+def every_verdict(rollouts: Sequence[Rollout], scored: Mapping[int, Verdict]) -> list[Verdict]:
+    """A verdict for each rollout: the environment's, or the fault of its generation."""
+    return [scored.get(index) or Verdict(fault=rollout.fault) for index, rollout in enumerate(rollouts)]
+
+
+def group_scored(event: GroupGenerated, verdicts: list[Verdict], **told: Any) -> GroupScored:
+    """All that was generated, and what it earned."""
+    return GroupScored(**{field: getattr(event, field) for field in _CARRIED}, verdicts=verdicts, **told)
+
+
+def group_given_up(event: GroupGenerated, reason: str) -> list[GroupScored]:
+    """Nobody can score it: every rollout is a fault."""
+    fault = Fault(kind="crashed", message=f"the group could not be scored: {reason}")
+    verdicts = [Verdict(fault=rollout.fault or fault) for rollout in event.rollouts]
+    return [group_scored(event, verdicts)]
+
+
+def dataset_prepared(event: DatasetRequested, examples: Sequence[Example], total: int, key: str) -> DatasetPrepared:
+    missing = [example.index for example in examples if not example.completion]
+    return DatasetPrepared(
+        org=event.org,
+        run_id=event.run_id,
+        chunk=event.chunk,
+        rows=total,
+        key=key,
+        missing_output=missing[:_MISSING_NAMED],
+    )
+
+
+def dataset_failed(event: DatasetRequested, fault: Fault) -> DatasetFailed:
+    return DatasetFailed(org=event.org, run_id=event.run_id, chunk=event.chunk, fault=fault)
+
+
+def dataset_given_up(event: DatasetRequested, reason: str) -> list[DatasetFailed]:
+    return [dataset_failed(event, Fault(kind="load-failed", message=f"the rows could not be prepared: {reason}"))]
+
+
+def load_params(spec: RunSpec) -> dict[str, Any]:
+    """What the environment is loaded with: the run's params, and its split unless that is the default anyway."""
+    params = dict(spec.environment.params)
+    return params if spec.split == params.get("split", "train") else {**params, "split": spec.split}
+
+
+def encode_examples(examples: Sequence[Example]) -> bytes:
+    return msgspec.msgpack.encode(list(examples))
+
+
+def decode_examples(data: bytes) -> list[Example]:
+    return msgspec.msgpack.decode(data, type=list[Example])

@@ -1,0 +1,207 @@
+"""The scorer: everything that needs an author's code."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import msgspec
+import structlog
+
+from flash import chaos
+from flash.bus import Bus, Shared
+from flash.contracts.base import Event, Request, RunEvent
+from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.keys import DATASET_CHUNK, dataset_key, spec_key
+from flash.contracts.requests import CheckReport, EnvironmentCheck
+from flash.contracts.runs import DatasetRequested, RunCancelled, RunCompleted, RunFailed
+from flash.contracts.spec import RunSpec
+from flash.contracts.values import Example, Fault, Verdict
+from flash.errors import AlreadyThere, EnvironmentFault
+from flash.host import Host, Limits, LoadFailed
+from flash.store import Store
+from services.scorer.hosts import Archives, Hosts
+from services.scorer.scoring import (
+    dataset_failed,
+    dataset_given_up,
+    dataset_prepared,
+    decode_examples,
+    encode_examples,
+    every_verdict,
+    group_given_up,
+    group_scored,
+    load_params,
+    to_score,
+)
+from services.scorer.settings import Settings
+
+_SPECS_KEPT = 64
+
+log = structlog.get_logger()
+
+
+class Scorer:
+    """Scores groups, renders datasets, checks environments; each in a host, never in this process."""
+
+    def __init__(self, bus: Bus, store: Store, settings: Settings) -> None:
+        self._bus, self._store, self._settings = bus, store, settings
+        self._archives = Archives(store, settings.home / "cache" / "environments")
+        self._hosts = Hosts(
+            self._archives,
+            limits=Limits(slots=settings.slots, memory_bytes=settings.memory_bytes),
+            load_timeout_s=settings.load_timeout_s,
+            max_hosts=settings.max_hosts,
+            idle_s=settings.host_idle_s,
+        )
+        self._specs: dict[str, RunSpec] = {}
+        self._live_until: dict[str, float] = {}
+
+    def subscriptions(self) -> tuple[Shared, ...]:
+        return (
+            Shared(
+                "scorer-groups",
+                GroupGenerated,
+                self.on_group_generated,
+                slots=self._settings.slots,
+                give_up=group_given_up,
+            ),
+            Shared("scorer-datasets", DatasetRequested, self.on_dataset_requested, give_up=dataset_given_up),
+        )
+
+    def answers(self) -> Mapping[type[Request], Callable[[Any], Awaitable[Any]]]:
+        return {EnvironmentCheck: self.check_environment}
+
+    async def keep_tidy(self) -> None:
+        """Run beside the service."""
+        await self._hosts.keep_tidy()
+
+    async def close(self) -> None:
+        await self._hosts.close()
+
+    async def on_group_generated(self, event: GroupGenerated) -> list[Event]:
+        where = {"org": event.org, "run_id": event.run_id}
+        scored = GroupScored.pattern(**where, scope=event.scope, step=event.step, group=event.group)
+        if await self._is_over(event) or await self._bus.last(scored):
+            return []
+        began = time.monotonic()
+        spec = await self._spec(event.run_id)
+        chaos.point("before-score")
+        verdicts = await self._verdicts(event, spec)
+        took_s = round(time.monotonic() - began, 4)
+        faults = sum(verdict.fault is not None for verdict in verdicts)
+        log.info("group.scored", run_id=event.run_id, group_id=event.group_id, faults=faults, took_s=took_s)
+        told = {"environment_version": spec.environment.version, "replica": self._settings.replica, "took_s": took_s}
+        return [group_scored(event, verdicts, **told)]
+
+    async def on_dataset_requested(self, event: DatasetRequested) -> list[Event]:
+        if await self._is_over(event):
+            return []
+        spec = await self._spec(event.run_id)
+        key = dataset_key(spec, event.chunk)
+        try:
+            examples, total = await self._prepared(spec, event.chunk) or await self._render(spec, event.chunk)
+        except LoadFailed as failed:
+            log.info("dataset.failed", run_id=event.run_id, chunk=event.chunk, reason=failed.fault.message)
+            return [dataset_failed(event, failed.fault)]
+        log.info("dataset.prepared", run_id=event.run_id, chunk=event.chunk, rows=total)
+        return [dataset_prepared(event, examples, total, key)]
+
+    async def check_environment(self, request: EnvironmentCheck) -> CheckReport:
+        """Load the archive in a clean host and render every row."""
+        try:
+            host = await self._hosts.start(request.key, request.digest, request.params)
+        except LoadFailed as failed:
+            if failed.missing:
+                return CheckReport(notes=[f"not validated: needs {failed.missing}"])
+            return CheckReport(fault=failed.fault)
+        except EnvironmentFault as error:
+            return CheckReport(fault=Fault(kind="load-failed", message=str(error)))
+        try:
+            return await self._checked(host)
+        finally:
+            await host.close()
+
+    async def _checked(self, host: Host) -> CheckReport:
+        rows: dict[str, int] = {}
+        fault = None
+        for split in host.about.splits:
+            try:
+                rows[split] = await host.check(split, host.about.prompt_text, deadline_s=self._settings.score_timeout_s)
+            except LoadFailed as failed:
+                message = f"split {split}: {failed.fault.message}"
+                fault = msgspec.structs.replace(failed.fault, message=message)
+                break
+        return CheckReport(rows=rows, fault=fault, prompt_text=host.about.prompt_text)
+
+    async def _verdicts(self, event: GroupGenerated, spec: RunSpec) -> list[Verdict]:
+        which = to_score(event.rollouts)
+        texts = [event.rollouts[index].text for index in which]
+        try:
+            async with self._host(spec) as host:
+                verdicts = await host.score(
+                    event.example,
+                    texts,
+                    deadline_s=self._settings.score_timeout_s,
+                    thinking=spec.thinking,
+                    prompt_opened=event.prompt_opened,
+                )
+        except LoadFailed as failed:
+            verdicts = [Verdict(fault=failed.fault)] * len(texts)
+        return every_verdict(event.rollouts, dict(zip(which, verdicts, strict=True)))
+
+    async def _render(self, spec: RunSpec, chunk: int) -> tuple[list[Example], int]:
+        """The rows, which lie in the store when this returns, and how many the split has. Raises LoadFailed."""
+        async with self._host(spec) as host:
+            page = await host.rows(
+                spec.split,
+                chunk * DATASET_CHUNK,
+                DATASET_CHUNK,
+                spec.prompt_text,
+                deadline_s=self._settings.score_timeout_s,
+            )
+        await self._keep(dataset_key(spec, chunk), encode_examples(page.examples))
+        await self._keep(_total_key(spec), str(page.total).encode())
+        return page.examples, page.total
+
+    async def _prepared(self, spec: RunSpec, chunk: int) -> tuple[list[Example], int] | None:
+        """What another run has had rendered in the same way."""
+        key = dataset_key(spec, chunk)
+        if await self._store.stat(key) is None or await self._store.stat(_total_key(spec)) is None:
+            return None
+        data, total = await asyncio.gather(self._store.get(key), self._store.get(_total_key(spec)))
+        return decode_examples(data), int(total)
+
+    async def _keep(self, key: str, data: bytes) -> None:
+        try:
+            await self._store.put(key, data, if_absent=True)
+        except AlreadyThere:
+            log.info("dataset.known", key=key)
+
+    async def _spec(self, run_id: str) -> RunSpec:
+        if run_id not in self._specs:
+            spec = msgspec.json.decode(await self._store.get(spec_key(run_id)), type=RunSpec)
+            while len(self._specs) >= _SPECS_KEPT:
+                self._specs.pop(next(iter(self._specs)))
+            self._specs[run_id] = spec
+        return self._specs[run_id]
+
+    async def _is_over(self, event: RunEvent) -> bool:
+        """The run has had its last word: what is still asked for it is no longer wanted."""
+        now = time.monotonic()
+        if self._live_until.get(event.run_id, 0.0) > now:
+            return False
+        newest = await self._bus.last(f"flash.run.*.v1.{event.org}.{event.run_id}")
+        if newest and isinstance(newest.event, RunCompleted | RunFailed | RunCancelled):
+            return True
+        self._live_until = {run: until for run, until in self._live_until.items() if until > now}
+        self._live_until[event.run_id] = now + self._settings.live_cache_s
+        return False
+
+    def _host(self, spec: RunSpec) -> AbstractAsyncContextManager[Host]:
+        return self._hosts.of(spec.environment.key, spec.environment.digest, load_params(spec))
+
+
+def _total_key(spec: RunSpec) -> str:
+    """Beside a dataset's chunks: how many rows there are in all."""
+    return dataset_key(spec, 0).rpartition("/")[0] + "/total"

@@ -1,0 +1,24 @@
+"""What a scorer is told."""
+
+from pydantic import Field
+
+from flash.config.settings import ServiceSettings
+
+
+class Settings(ServiceSettings, frozen=True):
+    """Settings of one scorer."""
+
+    slots: int = Field(4, ge=1)
+    """How many groups are scored side by side."""
+    score_timeout_s: float = Field(60.0, gt=0)
+    """How long one `score_response` may take before its rollout counts as faulted; also one row to be rendered."""
+    load_timeout_s: float = Field(120.0, gt=0)
+    """How long an environment may take to load."""
+    memory_bytes: int = Field(1 << 30, gt=0)
+    """Address space that scoring a group may take beyond what the loaded environment has."""
+    max_hosts: int = Field(8, ge=1)
+    """How many loaded environments are kept; the one idle for longest goes first."""
+    host_idle_s: float = Field(300.0, gt=0)
+    """How long a loaded environment is kept with nothing to do."""
+    live_cache_s: float = Field(1.0, ge=0)
+    """How long a run that was live is taken to be live still."""

@@ -1,0 +1,111 @@
+"""Which environments stay loaded."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flash.artifacts import pack
+from flash.errors import Damaged
+from flash.host import Host, Limits, LoadFailed
+from flash.store.memory import MemoryStore
+from services.scorer.hosts import Archives, Hosts
+
+CODE = """
+import os
+from envsdk import EnvironmentSingleTurn
+class Env(EnvironmentSingleTurn):
+    def build_prompt_messages(self, example, prompt_text): return [{"role": "user", "content": example.input}]
+    def score_response(self, example, text): return 1.0
+def load_environment(level=0):
+    if level < 0: raise ValueError("no such level")
+    return Env()
+"""
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """A cache of hosts over one stored environment."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "environment.py").write_text(CODE)
+        self.packed = pack(folder / "environment.py")
+        self.store, self.clock = MemoryStore(), Clock()
+        self.archives = Archives(self.store, folder / "cache")
+        self.hosts = Hosts(
+            self.archives, limits=Limits(slots=1), load_timeout_s=20, max_hosts=2, idle_s=100, now=self.clock
+        )
+
+    async def use(self, **params: Any) -> Host:
+        async with self.hosts.of("key", self.packed.digest, params) as host:
+            self.clock.now += 1
+            return host
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
+    await made.store.put("key", made.packed.data)
+    yield made
+    await made.hosts.close()
+
+
+async def test_an_environment_is_loaded_once_for_all_who_ask_alike(world: World) -> None:
+    first, second, other = await asyncio.gather(world.use(level=1), world.use(level=1), world.use(level=2))
+
+    assert first is second is await world.use(level=1)
+    assert other is not first
+
+
+async def test_the_longest_idle_goes_first(world: World) -> None:
+    one, two = await world.use(level=1), await world.use(level=2)
+    await world.use(level=1)
+
+    await world.use(level=3)
+
+    assert await world.use(level=1) is one
+    assert await world.use(level=2) is not two
+
+
+async def test_what_is_idle_for_too_long_is_closed(world: World) -> None:
+    host = await world.use()
+    world.clock.now += 101
+
+    await world.hosts._evict()
+
+    assert host._link.lost_because == "closed"
+    assert await world.use() is not host
+
+
+async def test_what_is_in_use_stays_however_many_there_are(world: World) -> None:
+    async with world.hosts.of("key", world.packed.digest, {"level": 9}) as held:
+        for level in range(3):
+            await world.use(level=level)
+
+        assert not held._link.lost_because
+
+
+async def test_a_failed_load_is_told_to_all_and_tried_again(world: World) -> None:
+    failed = await asyncio.gather(world.use(level=-1), world.use(level=-1), return_exceptions=True)
+
+    assert [type(error) for error in failed] == [LoadFailed, LoadFailed]
+    with pytest.raises(LoadFailed, match="no such level"):
+        await world.use(level=-1)
+
+
+async def test_an_archive_is_fetched_once_and_only_as_it_was_published(world: World) -> None:
+    with pytest.raises(Damaged):
+        await world.archives.folder("key", "0" * 64)
+
+    folder = await world.archives.folder("key", world.packed.digest)
+    await world.store.delete("key")
+
+    assert await world.archives.folder("key", world.packed.digest) == folder

@@ -1,0 +1,280 @@
+"""The scorer on a bus, with real hosts: what it says to what it hears."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+from flash.artifacts import pack
+from flash.bus.memory import MemoryBus
+from flash.contracts.base import Event
+from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.keys import dataset_key, spec_key
+from flash.contracts.requests import CheckReport, EnvironmentCheck
+from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested, RunCompleted
+from flash.contracts.spec import EnvironmentSpec, RunSpec
+from flash.contracts.values import Example, Fault, PolicyRef, Rollout
+from services.scorer.service import Scorer
+from services.scorer.settings import Settings
+
+E = TypeVar("E", bound=Event)
+
+ENVIRONMENT = """
+import os, time
+from envsdk import EnvironmentSingleTurn, RewardResult
+class Exact(EnvironmentSingleTurn):
+    def build_prompt_messages(self, example, prompt_text):
+        return [{"role": "user", "content": example.input}]
+    def score_response(self, example, text):
+        print("saw", text)
+        if text == "die": os._exit(7)
+        if text == "hang": time.sleep(3600)
+        if hasattr(text, "thinking"): return RewardResult(0.5, metadata={"thinking": text.thinking, "answer": text})
+        return RewardResult(score=1.0 if text == example.output else 0.0)
+def load_environment(level=1): return Exact()
+"""
+FILES = {"environment.py": ENVIRONMENT, "dataset/train.jsonl": '{"input": "2+2", "output": "4"}\n{"input": "?"}'}
+
+Publish = Callable[..., Any]
+
+
+class World:
+    """A scorer at work, and what the rest of Flash would have put in its place."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bus = MemoryBus(retry_s=0.01)
+        settings = Settings(home=folder / "home", replica="scorer-1", score_timeout_s=1.0, load_timeout_s=20.0)
+        self.scorer = Scorer(self.bus, self.bus.store, settings)
+
+    async def spec(self, run_id: str = "r1", files: dict[str, str] | None = None, **fields: Any) -> RunSpec:
+        """A run of an environment made of these files, both in the store."""
+        root = self.folder / run_id
+        for name, content in (files or FILES).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(content)
+        packed = await asyncio.to_thread(pack, root)
+        key = f"environments/local/exact/{packed.digest[:12]}.tar.zst"
+        await self.bus.store.put(key, packed.data)
+        environment = EnvironmentSpec(
+            id="local/exact", version=packed.digest[:12], digest=packed.digest, key=key, params=fields.pop("params", {})
+        )
+        spec = RunSpec(
+            org="local", run_id=run_id, algorithm="grpo", model="tiny", pool="tiny", seed=1, split="train",
+            environment=environment,
+        )  # fmt: skip
+        spec = msgspec.structs.replace(spec, **fields)
+        await self.bus.store.put(spec_key(run_id), msgspec.json.encode(spec))
+        return spec
+
+    async def heard(self, kind: type[E], count: int = 1) -> list[E]:
+        found: list[Any] = []
+        async with asyncio.timeout(20):
+            async for told in self.bus.replay(kind.pattern()):
+                found.append(told.event)
+                if len(found) == count:
+                    break
+        return found
+
+    async def said(self, kind: type[E]) -> int:
+        return len([told async for told in self.bus.history(kind.pattern())])
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
+    await made.bus.answer("scorer", made.scorer.answers())
+    await made.bus.listen(*made.scorer.subscriptions())
+    yield made
+    await made.bus.close(0.1)
+    await made.scorer.close()
+
+
+def generated(*texts: str, run_id: str = "r1", **fields: Any) -> GroupGenerated:
+    given: dict[str, Any] = {
+        "org": "local",
+        "run_id": run_id,
+        "scope": "train",
+        "step": 1,
+        "group": 0,
+        "example": Example(index=0, id="example_000000", input="2+2", output="4", record={"input": "2+2"}),
+        "policy": PolicyRef(version=3, digest="d3"),
+        "prompt_ids": b"\1\0\0\0",
+        "rollouts": [Rollout(text=text, token_ids=b"\2\0\0\0", logprobs=b"\0\0\0\0", mask=b"\1") for text in texts],
+    }
+    return GroupGenerated(**{**given, **fields})
+
+
+def requested(chunk: int = 0, run_id: str = "r1") -> DatasetRequested:
+    return DatasetRequested(org="local", run_id=run_id, chunk=chunk)
+
+
+async def test_a_generated_group_is_told_again_with_its_rewards(world: World) -> None:
+    spec = await world.spec()
+    event = generated("4", "5")
+
+    await world.bus.publish(event)
+    [scored] = await world.heard(GroupScored)
+
+    assert [verdict.reward for verdict in scored.verdicts] == [1.0, 0.0]
+    assert [verdict.success for verdict in scored.verdicts] == [True, False]
+    assert scored.verdicts[0].output == "saw 4\n"
+    assert (scored.rollouts, scored.policy, scored.prompt_ids) == (event.rollouts, event.policy, event.prompt_ids)
+    assert (scored.environment_version, scored.replica) == (spec.environment.version, "scorer-1")
+    assert scored.example == event.example
+
+
+async def test_faults_stand_where_they_happened_and_the_group_is_told(world: World) -> None:
+    await world.spec()
+    lost = Rollout(finish_reason="fault", fault=Fault(kind="generation-failed", message="engine gone"))
+    event = generated("4", "die", "hang", "5", scope="eval")
+
+    await world.bus.publish(msgspec.structs.replace(event, rollouts=[lost, *event.rollouts]))
+    [scored] = await world.heard(GroupScored)
+
+    kinds = [verdict.fault.kind if verdict.fault else verdict.reward for verdict in scored.verdicts]
+    assert kinds == ["generation-failed", 1.0, "crashed", "timed-out", 0.0]
+    assert scored.scope == "eval"
+
+
+async def test_an_environment_that_does_not_load_makes_every_rollout_a_fault(world: World) -> None:
+    await world.spec(files={"environment.py": "raise ValueError('broken')"})
+
+    await world.bus.publish(generated("4", "5"))
+    [scored] = await world.heard(GroupScored)
+
+    assert [verdict.fault.kind for verdict in scored.verdicts if verdict.fault] == ["load-failed"] * 2
+    assert "environment.py" in str(scored.verdicts[0].fault)
+
+
+async def test_a_thinking_run_shows_the_author_answer_and_thoughts(world: World) -> None:
+    await world.spec(thinking=True)
+
+    await world.bus.publish(generated("why</think>4", "never closed", prompt_opened=True))
+    [scored] = await world.heard(GroupScored)
+
+    assert [verdict.metadata for verdict in scored.verdicts] == [
+        {"thinking": "why", "answer": "4"},
+        {"thinking": "never closed", "answer": ""},
+    ]
+    assert scored.prompt_opened
+
+
+async def test_a_group_of_a_run_that_is_over_is_dropped(world: World) -> None:
+    await world.spec()
+    await world.bus.publish(RunCompleted(org="local", run_id="r1"))
+
+    assert await world.scorer.on_group_generated(generated("4")) == []
+    assert await world.scorer.on_dataset_requested(requested()) == []
+
+
+async def test_a_group_that_is_scored_already_is_not_scored_again(world: World) -> None:
+    await world.spec()
+    await world.bus.publish(generated("4"))
+    await world.heard(GroupScored)
+
+    assert await world.scorer.on_group_generated(generated("4")) == []
+
+
+async def test_a_group_that_nobody_can_score_is_told_with_every_rollout_a_fault(world: World) -> None:
+    await world.bus.publish(generated("4", "5", run_id="no-spec"))  # nothing in the store: every try raises
+
+    [scored] = await world.heard(GroupScored)
+
+    assert [verdict.fault.kind for verdict in scored.verdicts if verdict.fault] == ["crashed"] * 2
+    assert "could not be scored" in str(scored.verdicts[0].fault)
+
+
+async def test_a_dataset_is_rendered_stored_and_counted(world: World) -> None:
+    spec = await world.spec(prompt_text="be brief")
+
+    await world.bus.publish(requested())
+    [prepared] = await world.heard(DatasetPrepared)
+
+    examples = msgspec.msgpack.decode(await world.bus.store.get(prepared.key), type=list[Example])
+    assert (prepared.rows, prepared.missing_output, prepared.key) == (2, [1], dataset_key(spec, 0))
+    assert [example.input for example in examples] == ["2+2", "?"]
+    assert examples[0].messages[0] == {"role": "system", "content": "be brief"}
+    assert (examples[0].completion, examples[1].completion) == ([{"role": "assistant", "content": "4"}], None)
+
+
+async def test_rows_rendered_for_one_run_serve_another(world: World) -> None:
+    await world.spec("r1")
+    await world.spec("r2")
+    await world.bus.publish(requested(run_id="r1"))
+    [first] = await world.heard(DatasetPrepared)
+    await world.bus.store.delete(  # were a host needed, it could not be had
+        (await world.spec("r1")).environment.key
+    )
+    await world.scorer.close()
+
+    await world.bus.publish(requested(run_id="r2"))
+    prepared = await world.heard(DatasetPrepared, 2)
+
+    assert {(event.key, event.rows, tuple(event.missing_output)) for event in prepared} == {(first.key, 2, (1,))}
+
+
+async def test_a_dataset_that_cannot_be_rendered_is_told_with_the_fault(world: World) -> None:
+    await world.spec("r1", files={"environment.py": ENVIRONMENT, "dataset/train.jsonl": '{"prompt": "a"}'})
+    await world.spec("r2", params={"levle": 2})
+
+    await world.bus.publish(requested(run_id="r1"), requested(run_id="r2"))
+    failed = {event.run_id: event.fault for event in await world.heard(DatasetFailed, 2)}
+
+    assert "rename `prompt` to `input`" in failed["r1"].message
+    assert "does not take levle; it takes level" in failed["r2"].message
+
+
+async def check(world: World, files: dict[str, str], **params: Any) -> CheckReport:
+    spec = await world.spec("checked", files=files)
+    request = EnvironmentCheck(key=spec.environment.key, digest=spec.environment.digest, params=params)
+    report: CheckReport = await world.bus.ask(request, timeout_s=20)
+    return report
+
+
+async def test_a_sound_environment_is_reported_with_its_rows(world: World) -> None:
+    report = await check(world, {**FILES, "dataset/eval.jsonl": '{"input": "e"}', "TRAINING_CONTRACT.md": "be brief"})
+
+    assert report == CheckReport(rows={"train": 2, "eval": 1}, prompt_text="be brief")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"environment.py": ENVIRONMENT}, "there is no dataset/train.jsonl"),
+        ({**FILES, "dataset/eval.jsonl": '{"input": "e"}\n[]'}, "split eval: .*line 2 is a list"),
+        ({**FILES, "environment.py": "def load_environment(): return 1 / 0"}, "ZeroDivisionError"),
+    ],
+)
+async def test_an_unsound_environment_is_reported_with_its_fault(
+    world: World, files: dict[str, str], said: str
+) -> None:
+    report = await check(world, files)
+
+    assert report.fault is not None
+    assert report.fault.kind == "load-failed"
+    with pytest.raises(ValueError, match=said):
+        raise ValueError(report.fault.message)
+
+
+async def test_a_missing_third_party_module_is_a_note_and_no_fault(world: World) -> None:
+    report = await check(world, {**FILES, "environment.py": "import nowhere_to_be_found\n" + ENVIRONMENT})
+
+    assert report == CheckReport(notes=["not validated: needs nowhere_to_be_found"])
+
+
+async def test_a_multi_turn_environment_is_refused_at_check(world: World) -> None:
+    code = (
+        "from envsdk import EnvironmentMultiTurn\n"
+        "class Chat(EnvironmentMultiTurn):\n"
+        "    start_episode = max_episode_turns = step_episode = score_episode = lambda self, *_: None\n"
+        "def load_environment(): return Chat()\n"
+    )
+
+    report = await check(world, {"environment.py": code})
+
+    assert report.fault is not None
+    assert "Chat is a multi-turn environment" in report.fault.message
