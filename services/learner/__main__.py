@@ -1,0 +1,32 @@
+"""Start a learner: `python -m services.learner`."""
+
+import asyncio
+
+import torch
+
+from flash import process
+from flash.contracts.values import Example
+from flash.models import folder, pool_of
+from flash.models.rendering import load_tokenizer, sft_ids
+from services.learner.policy import Base
+from services.learner.service import Learner
+from services.learner.settings import Settings
+
+
+async def serve(part: process.Process, settings: Settings) -> None:
+    torch.set_num_threads(settings.threads)
+    pool = pool_of(settings.model)
+    place = folder(settings.model, settings.home)
+    tokenizer = await asyncio.to_thread(load_tokenizer, place)
+    base = await asyncio.to_thread(Base.load, place, settings.model, settings.device)
+
+    def render(example: Example, thinking: bool) -> tuple[list[int], list[int]]:
+        return sft_ids(tokenizer, example.messages, example.completion or [], thinking=thinking)
+
+    learner = Learner(part.bus, part.store, base, render, settings, pool)
+    await part.bus.answer("learner", learner.answers(), pool=pool, model=settings.model)
+    await part.bus.listen(*learner.subscriptions())
+
+
+if __name__ == "__main__":
+    process.main("learner", Settings, serve)

@@ -1,0 +1,11 @@
+"""Why a learner stops before the last step."""
+
+from flash.errors import FlashError
+
+
+class CannotTrain(FlashError):  # noqa: N818 - as a sentence reads
+    """What the run asks for can never work: it is told as `training.failed`, and nobody tries again."""
+
+
+class RunOver(Exception):  # noqa: N818 - nothing went wrong
+    """The run was cancelled, or ended otherwise, while we worked at it."""

@@ -1,0 +1,33 @@
+"""What the stream already knows of a run's steps. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from flash.contracts.base import Event
+from flash.contracts.steps import StepDiverged, StepFinished, StepSaved
+from flash.contracts.values import PolicyRef
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Complete once our own claim is told: nobody else can speak about the run's steps from then on."""
+
+    finished: dict[int, StepFinished] = field(default_factory=dict)
+    policies: dict[int, PolicyRef] = field(default_factory=dict)
+    """After each step, as last told: a replay on a GPU may have given another than the first time."""
+    saved: dict[int, StepSaved] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> "Recorded":
+        """The events in the order of the stream."""
+        recorded = cls()
+        for event in events:
+            match event:
+                case StepFinished():
+                    recorded.finished[event.step] = event
+                    recorded.policies[event.step] = event.policy
+                case StepDiverged():
+                    recorded.policies[event.step] = event.policy
+                case StepSaved():
+                    recorded.saved[event.step] = event
+        return recorded

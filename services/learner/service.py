@@ -1,0 +1,153 @@
+"""Takes runs and trains them, each from its claim to its last checkpoint."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from flash.bus import Bus, EveryReplica, Shared
+from flash.contracts.base import Event, Request, RunEvent, Token
+from flash.contracts.catalogue import noun_pattern
+from flash.contracts.keys import spec_key
+from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed, RunStarted
+from flash.contracts.spec import RunSpec
+from flash.contracts.steps import StepClaimed, TrainingFailed
+from flash.store import Store
+from services.learner.failures import CannotTrain, RunOver
+from services.learner.gather import Groups
+from services.learner.lessons import GoldLessons, GroupLessons, Lessons, Render
+from services.learner.over import Over
+from services.learner.policy import Base, Cut
+from services.learner.recorded import Recorded
+from services.learner.settings import Settings
+from services.learner.training import Training
+
+ENDS: tuple[type[RunEvent], ...] = (RunCancelRequested, RunCancelled, RunFailed, RunCompleted)
+MAX_RAISES = 1_000
+"""How often a handler may raise on one run: the scheduler, which counts takeovers, ends it long before."""
+
+log = structlog.get_logger()
+
+
+class Learner:
+    """One replica of a pool: those that have the same base model."""
+
+    def __init__(self, bus: Bus, store: Store, base: Base, render: Render, settings: Settings, pool: Token) -> None:
+        self._bus = bus
+        self._store = store
+        self._base = base
+        self._render = render
+        self._settings = settings
+        self._pool = pool
+        max_tokens = settings.max_tokens_per_forward or base.tokens_in(settings.forward_bytes)
+        self._cut = Cut(max_tokens, settings.threads)
+        self._turn = asyncio.Lock()
+        self._at_work: dict[Over, tuple[str, str]] = {}
+        """Organisation and run of each invocation."""
+        self._claims = 0
+
+    def subscriptions(self) -> tuple[Shared | EveryReplica, ...]:
+        return (
+            EveryReplica(ENDS, self.on_run_ended),
+            Shared(
+                name=f"learner-{self._pool}",
+                event=RunStarted,
+                handler=self.on_run_started,
+                where={"pool": self._pool},
+                slots=self._settings.max_runs,
+                max_raises=MAX_RAISES,
+                max_deliveries=0,
+                give_up=self._give_up,
+            ),
+        )
+
+    def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
+        return {}
+
+    async def on_run_ended(self, event: RunEvent) -> None:
+        for over, run in self._at_work.items():
+            if run == (event.org, event.run_id):
+                over.say()
+
+    async def on_run_started(self, event: RunStarted) -> AsyncIterator[Event]:
+        """Train the run, from where whoever had it before left it."""
+        over = Over()
+        self._at_work[over] = (event.org, event.run_id)
+        try:
+            if await self._has_ended(event):
+                return
+            spec = msgspec.json.decode(await self._store.get(spec_key(event.run_id)), type=RunSpec)
+            if spec.train is None:
+                return  # an evaluation
+            claim = await self._claim(event)
+            yield claim
+            # Only now: after the claim nobody else can speak about the run's steps, so what is recorded is complete.
+            recorded = await self._recorded(event)
+            training = Training(
+                store=self._store,
+                base=self._base,
+                turn=self._turn,
+                spec=spec,
+                started=event,
+                attempt=claim.attempt,
+                recorded=recorded,
+                cut=self._cut,
+                over=over,
+            )
+            lessons: Lessons | None = None
+            try:
+                for fact in await training.start():
+                    yield fact
+                lessons = self._lessons(spec, event, training.done, over)
+                for step in range(training.done + 1, event.steps + 1):
+                    lesson = await over.unless(lessons.of_step(step))
+                    for fact in await training.step(step, lesson):
+                        yield fact
+                    for fact in await training.save():
+                        yield fact
+                for fact in await training.flush():
+                    yield fact
+            except RunOver:
+                log.info("run.left", run_id=event.run_id)
+            except CannotTrain as error:
+                log.warning("training.failed", run_id=event.run_id, reason=str(error))
+                yield _failed(event, claim.attempt, str(error))
+            finally:
+                if lessons is not None:
+                    await lessons.close()
+                await training.close()
+        finally:
+            del self._at_work[over]
+
+    async def _has_ended(self, event: RunStarted) -> bool:
+        for kind in ENDS:
+            if await self._bus.last(kind.pattern(org=event.org, run_id=event.run_id)) is not None:
+                return True
+        return False
+
+    async def _claim(self, event: RunStarted) -> StepClaimed:
+        told = await self._bus.last(StepClaimed.pattern(org=event.org, run_id=event.run_id))
+        before = told.event.attempt if told and isinstance(told.event, StepClaimed) else 0
+        self._claims += 1
+        # Numbered, so that two invocations of one replica never say the same claim: the second is refused.
+        learner = f"{self._settings.replica}#{self._claims}"
+        return StepClaimed(org=event.org, run_id=event.run_id, attempt=before + 1, learner=learner)
+
+    async def _recorded(self, event: RunStarted) -> Recorded:
+        patterns = noun_pattern("step", event.org, event.run_id)
+        return Recorded.of([told.event async for told in self._bus.history(*patterns)])
+
+    def _lessons(self, spec: RunSpec, event: RunStarted, done: int, over: Over) -> Lessons:
+        if spec.algorithm == "sft":
+            return GoldLessons(self._bus, self._store, spec, event, self._render, over.is_wanted)
+        groups = Groups(self._bus, org=event.org, run_id=event.run_id, per_step=event.prompts_per_step, done=done)
+        return GroupLessons(groups, spec)
+
+    def _give_up(self, event: RunStarted, reason: str) -> list[Event]:
+        return [_failed(event, event.attempt, reason)]
+
+
+def _failed(event: RunStarted, attempt: int, reason: str) -> TrainingFailed:
+    return TrainingFailed(org=event.org, run_id=event.run_id, attempt=attempt, reason=reason, pool=event.pool)
