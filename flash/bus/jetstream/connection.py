@@ -63,8 +63,12 @@ class Connection:
         if opening.cancelling():
             await asyncio.gather(opening, return_exceptions=True)
             await client.close()
-            found = f"refuses us ({refused.result()})" if refused.done() else f"does not answer within {timeout_s:g} s"
-            raise BusError(f"the NATS server at {shown(url)} {found}: is Flash up? `flash up` starts it")
+            if refused.done():
+                raise BusError(f"the NATS server at {shown(url)} refuses us: {refused.result()}")
+            raise BusError(
+                f"the NATS server at {shown(url)} does not answer within {timeout_s:g} s: "
+                "is Flash up? `flash up` starts it"
+            )
         refused.cancel()
         await opening
         await client.subscribe(f"{self._inbox}.*", cb=self._on_reply, pending_msgs_limit=-1, pending_bytes_limit=-1)
