@@ -3,14 +3,12 @@
 import asyncio
 import sys
 
-import msgspec
-
-from cli.stack.options import Options
+from cli.stack.options import unpacked
 from cli.stack.running import supervise
 from flash.errors import FlashError
 
 if __name__ == "__main__":
     try:
-        sys.exit(asyncio.run(supervise(msgspec.json.decode(sys.stdin.buffer.read(), type=Options))))
+        sys.exit(asyncio.run(supervise(unpacked(sys.stdin.buffer.read()))))
     except FlashError as error:
         sys.exit(str(error))

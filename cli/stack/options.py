@@ -21,3 +21,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Go on in the background, and return once the stack takes requests."""
     first_env: dict[str, dict[str, str]] = {}
     """By part: environment variables of its first start only, for tests that kill it at a named point."""
+
+
+def packed(options: Options) -> bytes:
+    return msgspec.json.encode(options, enc_hook=str)
+
+
+def unpacked(data: bytes) -> Options:
+    return msgspec.json.decode(data, type=Options, dec_hook=lambda kind, found: kind(found))

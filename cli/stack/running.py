@@ -18,7 +18,7 @@ import structlog
 from cli.stack.answering import Answering
 from cli.stack.board import Board, line_of
 from cli.stack.home import Home, Stack, is_alive, started_at, write_private
-from cli.stack.options import Options
+from cli.stack.options import Options, packed
 from cli.stack.parts import PORTS, Part, clean, nats_part, service_parts, store_part
 from cli.stack.supervisor import Supervisor
 from flash.bus import server as nats_server
@@ -142,7 +142,7 @@ def _detach(options: Options, home: Home) -> int:
         )
         assert daemon.stdin
         with daemon.stdin as pipe:
-            pipe.write(msgspec.json.encode(options))
+            pipe.write(packed(options))
         try:
             _wait_until_ready(daemon, home, said)
         except BaseException:
