@@ -6,13 +6,13 @@ from argparse import Namespace
 from pathlib import Path
 
 import msgspec
-from flash.artifacts import pack
 
 from cli import metrics, output
 from cli.runs import as_data, show_faults
 from cli.session import stack
 from cli.watching import detached, watch
 from flash import client
+from flash.artifacts import pack
 from flash.bus import Bus
 from flash.client import RunView
 from flash.config.run import RunConfig, WarmStart, load, new_run_id, preview, require_environment, resolve
@@ -32,6 +32,7 @@ async def train(options: Namespace) -> int | None:
     reference = require_environment(config)
     async with stack(options) as bus:
         environment = await client.pin(bus, reference, say=output.note)
+        environment = await client.with_params(bus, environment, config.environment.params, say=output.note)
         warm_start = await _warm_start(bus, config)
         spec = resolve(config, environment, run_id=run_id, warm_start=warm_start)
         if changed := await asyncio.to_thread(_changes, options.config, environment):

@@ -1,6 +1,6 @@
 """What the command line and notebooks talk through: requests to the services, over the bus and nothing else."""
 
-from flash.client.asking import ask, cancel, environments, pin, runs, submit
+from flash.client.asking import ask, cancel, environments, pin, runs, submit, with_params
 from flash.client.connection import connect
 from flash.client.following import follow, is_terminal
 from flash.client.references import Reference, resolve_reference
@@ -9,5 +9,5 @@ from flash.client.view import RunView, folded, view
 
 __all__ = [
     "Reference", "RunView", "ask", "cancel", "connect", "environments", "folded", "follow", "is_terminal", "pin",
-    "publish_environment", "publish_packed", "resolve_reference", "runs", "submit", "view",
+    "publish_environment", "publish_packed", "resolve_reference", "runs", "submit", "view", "with_params",
 ]  # fmt: skip

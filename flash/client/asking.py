@@ -1,12 +1,16 @@
 """One question, one answer: what is asked of hub and scheduler. A service that is still starting is waited for."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from flash.bus import Bus
 from flash.contracts.base import Request
 from flash.contracts.requests import (
+    CheckReport,
+    EnvironmentCheck,
     EnvironmentList,
     EnvironmentListing,
     EnvironmentResolve,
@@ -18,7 +22,7 @@ from flash.contracts.requests import (
     RunSubmit,
 )
 from flash.contracts.spec import RunSpec
-from flash.errors import NobodyAnswers
+from flash.errors import EnvironmentFault, NobodyAnswers
 
 ORG = "local"
 """The organisation of a stack without logins."""
@@ -84,6 +88,24 @@ async def pin(bus: Bus, reference: str, *, say: Say = silence) -> EnvironmentVer
     """The version that `org/name` or `org/name@version` means now. Raises NotFound."""
     version: EnvironmentVersion = await ask(bus, EnvironmentResolve(reference=reference), say=say)
     return version
+
+
+async def with_params(
+    bus: Bus, version: EnvironmentVersion, params: Mapping[str, Any], *, check_s: float = 180.0, say: Say = silence
+) -> EnvironmentVersion:
+    """The version as it is with a run's params: where they name a file for the system text, a scorer reads it.
+
+    Raises EnvironmentFault, with the author's traceback, when the package does not load with them.
+    """
+    if params.get("contract_text") or not params.get("contract_path"):
+        return version
+    check = EnvironmentCheck(key=version.key, digest=version.digest, params=dict(params))
+    report: CheckReport = await ask(bus, check, timeout_s=check_s, say=say)
+    if report.fault:
+        raise EnvironmentFault(
+            f"{version.id} cannot be loaded: {report.fault.message}\n{report.fault.traceback}".rstrip()
+        )
+    return msgspec.structs.replace(version, prompt_text=report.prompt_text, rows=report.rows)
 
 
 async def environments(bus: Bus, *, org: str = ORG) -> list[EnvironmentVersion]:

@@ -295,8 +295,8 @@ def pinned(environment: EnvironmentVersion, params: Mapping[str, Any]) -> Enviro
 
 
 def prompt_text(environment: EnvironmentVersion, params: Mapping[str, Any]) -> str:
-    """The run's system text: the param `contract_text`, else what the package's own TRAINING_CONTRACT.md says."""
-    return str(params.get("contract_text", environment.prompt_text))
+    """The run's system text: the param `contract_text`, else what the package says."""
+    return str(params.get("contract_text") or environment.prompt_text)
 
 
 def new_run_id(epoch_s: float, draw: Callable[[int], str] = secrets.token_hex) -> str:
@@ -365,9 +365,9 @@ def _unresolvable(environment: Environment) -> Iterable[str]:
     split = environment.params.get("split", "train")
     if not isinstance(split, str) or not SPLIT.fullmatch(split):
         yield f'environment.params.split is {_shown(split)}, but the name of a split is wanted, for example "train"'
-    text = environment.params.get("contract_text", "")
-    if not isinstance(text, str):
-        yield f"environment.params.contract_text is {_shown(text)}, but a text is wanted"
+    for key in ("contract_text", "contract_path"):
+        if not isinstance(text := environment.params.get(key, ""), str):
+            yield f"environment.params.{key} is {_shown(text)}, but a text is wanted"
 
 
 def _lora(config: RunConfig, warm_start: WarmStart | None) -> tuple[int, int]:

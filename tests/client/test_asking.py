@@ -5,10 +5,19 @@ import asyncio
 import pytest
 
 from flash.bus.memory import MemoryBus
-from flash.client.asking import ask, runs
+from flash.client.asking import ask, runs, with_params
 from flash.client.connection import connect
-from flash.contracts.requests import RunCancel, RunList, RunListing, RunState
-from flash.errors import BusError, NobodyAnswers, NotFound
+from flash.contracts.requests import (
+    CheckReport,
+    EnvironmentCheck,
+    EnvironmentVersion,
+    RunCancel,
+    RunList,
+    RunListing,
+    RunState,
+)
+from flash.contracts.values import Fault
+from flash.errors import BusError, EnvironmentFault, NobodyAnswers, NotFound
 
 STATE = RunState(
     run_id="r", state="done", algorithm="sft", model="tiny", environment="local/x", submitted_at=1.0, step=1, steps=1
@@ -56,6 +65,42 @@ async def test_runs_are_listed() -> None:
     await bus.answer("scheduler", {RunList: listing})
 
     assert await runs(bus) == [STATE]
+
+
+VERSION = EnvironmentVersion(
+    id="local/x", version="0" * 12, digest="0" * 64, key="k", packed_bytes=1, published_at=1.0, prompt_text="Be kind."
+)
+
+
+async def test_a_file_for_the_system_text_is_read_where_the_package_is() -> None:
+    bus = MemoryBus()
+
+    async def check(request: EnvironmentCheck) -> CheckReport:
+        assert (request.key, request.params) == ("k", {"contract_path": "brief.md"})
+        return CheckReport(prompt_text="Be brief.", rows={"train": 3})
+
+    await bus.answer("scorer", {EnvironmentCheck: check})
+
+    found = await with_params(bus, VERSION, {"contract_path": "brief.md"})
+
+    assert (found.prompt_text, found.rows) == ("Be brief.", {"train": 3})
+
+
+async def test_params_that_name_no_such_file_change_nothing() -> None:
+    assert await with_params(MemoryBus(), VERSION, {"n": 3}) is VERSION
+    assert await with_params(MemoryBus(), VERSION, {"contract_text": "a", "contract_path": "b"}) is VERSION
+
+
+async def test_a_package_that_does_not_load_with_the_params_is_a_fault_of_the_environment() -> None:
+    bus = MemoryBus()
+
+    async def check(request: EnvironmentCheck) -> CheckReport:
+        return CheckReport(fault=Fault(kind="load-failed", message="no such file", traceback="line 3\n"))
+
+    await bus.answer("scorer", {EnvironmentCheck: check})
+
+    with pytest.raises(EnvironmentFault, match=r"^local/x cannot be loaded: no such file\nline 3$"):
+        await with_params(bus, VERSION, {"contract_path": "brief.md"})
 
 
 async def test_without_a_stack_the_way_to_one_is_named() -> None:
