@@ -59,6 +59,8 @@ async def push(options: Namespace) -> None:
     else:
         output.line(f"published {version.id}@{version.version}")
         output.line(f'[environment]\nid = "{version.id}"')
+    for text in version.notes:
+        output.note(f"note: {text}")
     if version.rows:
         output.note("rows: " + ", ".join(f"{split} {count:,}" for split, count in sorted(version.rows.items())))
     _offer(options, version.id)

@@ -34,6 +34,8 @@ class EnvironmentVersion(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of each split that the check at publishing found."""
     prompt_text: str = ""
     """What the package's own TRAINING_CONTRACT.md says."""
+    notes: list[str] = []
+    """What that check could not look at, and why."""
 
 
 class EnvironmentUpload(Request, frozen=True, kw_only=True):

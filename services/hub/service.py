@@ -110,6 +110,7 @@ class Hub:
             published_at=self._now(),
             rows=report.rows,
             prompt_text=report.prompt_text,
+            notes=report.notes,
         )
 
     async def _assembled(self, request: EnvironmentPublish) -> bytes:

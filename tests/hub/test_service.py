@@ -79,14 +79,15 @@ async def keys(bus: MemoryBus, prefix: str) -> list[str]:
 
 
 async def test_a_push_becomes_a_version_that_is_kept_told_and_found(bus: MemoryBus) -> None:
-    fake = await scorer(bus)
+    notes = ["not validated: needs openai"]
+    fake = await scorer(bus, CheckReport(rows={"train": 3}, prompt_text="Be kind.", notes=notes))
 
     version = await push(bus)
 
     assert version == EnvironmentVersion(
         id="local/sums", version=digest_of(ARCHIVE)[:12], digest=digest_of(ARCHIVE),
         key=f"environments/local/sums/{digest_of(ARCHIVE)[:12]}.tar.zst", packed_bytes=len(ARCHIVE), published_at=7.0,
-        rows={"train": 3}, prompt_text="Be kind.",
+        rows={"train": 3}, prompt_text="Be kind.", notes=notes,
     )  # fmt: skip
     assert fake.seen == [ARCHIVE]
     assert await bus.store.get(version.key) == ARCHIVE
