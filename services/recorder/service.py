@@ -41,8 +41,13 @@ class Recorder:
 
     async def _page(self, patterns: list[str], after: int) -> EventsPage:
         events: list[RecordedEvent] = []
+        num_bytes = 0
         async for told in self._bus.history(*patterns, after=after):
-            events.append(recorded(told))
+            event = recorded(told)
+            num_bytes += len(msgspec.msgpack.encode(event))
+            if events and num_bytes > self._settings.page_bytes:
+                return EventsPage(events=events, upto=events[-1].sequence, more=True)
+            events.append(event)
             if len(events) == self._settings.page_events:
                 return EventsPage(events=events, upto=told.sequence, more=told.pending > 0)
         return EventsPage(events=events, upto=events[-1].sequence if events else after, more=False)

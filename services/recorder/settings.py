@@ -10,5 +10,7 @@ class Settings(ServiceSettings, frozen=True):
 
     page_events: int = Field(500, ge=1)
     """How many facts one answer holds at most."""
+    page_bytes: int = Field(512 << 10, ge=1)
+    """How large one answer grows, unless its only fact is larger."""
     max_wait_s: float = Field(30.0, gt=0)
     """How long an asker may be kept waiting for news."""

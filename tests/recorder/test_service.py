@@ -15,9 +15,9 @@ from services.recorder.service import Recorder
 from services.recorder.settings import Settings
 
 
-async def recording(page_events: int = 500) -> MemoryBus:
+async def recording(**settings: int) -> MemoryBus:
     bus = MemoryBus()
-    await bus.answer("recorder", Recorder(bus, Settings(page_events=page_events)).answers())
+    await bus.answer("recorder", Recorder(bus, Settings(**settings)).answers())  # type: ignore[arg-type]
     return bus
 
 
@@ -53,8 +53,9 @@ async def test_groups_are_told_when_asked_for_and_without_packed_arrays() -> Non
     assert event.body["verdicts"][0]["reward"] == 1.0
 
 
-async def test_pages_follow_one_another_without_gap_or_repetition() -> None:
-    bus = await recording(page_events=1)
+@pytest.mark.parametrize("limit", ["page_events", "page_bytes"])
+async def test_pages_follow_one_another_without_gap_or_repetition(limit: str) -> None:
+    bus = await recording(**{limit: 1})
     await bus.publish(RunCancelRequested(org="local", run_id="r1"), RunCancelled(org="local", run_id="r1"))
 
     first = await bus.ask(EventsFind(org="local", run_id="r1"))

@@ -1,0 +1,55 @@
+"""What a rollout service knows of runs: which are over, and the newest policy of each."""
+
+from collections import OrderedDict
+from typing import TypeVar
+
+from flash.contracts.base import RunEvent
+from flash.contracts.groups import GroupRequested
+from flash.contracts.values import PolicyRef
+
+REMEMBERED = 4_096
+"""How many runs are kept in mind; of older ones the stream is asked again."""
+
+V = TypeVar("V")
+
+RunKey = tuple[str, str]
+"""Organisation and run."""
+
+
+class Runs:
+    """Bounded: the run least lately heard of is forgotten first."""
+
+    def __init__(self) -> None:
+        self._over: OrderedDict[RunKey, bool] = OrderedDict()
+        self._newest: OrderedDict[RunKey, PolicyRef] = OrderedDict()
+
+    def is_over(self, run: RunKey) -> bool | None:
+        """None: nobody has told us, and nobody has asked."""
+        return self._over.get(run)
+
+    def heard(self, run: RunKey, *, over: bool) -> None:
+        _remember(self._over, run, over or self._over.get(run, False))
+
+    def told(self, run: RunKey, policy: PolicyRef) -> None:
+        """A newer policy of the run is out. Of one version the last told counts: a replay may have diverged."""
+        known = self._newest.get(run)
+        if known is None or policy.version >= known.version:
+            _remember(self._newest, run, policy)
+
+    def policy_for(self, request: GroupRequested) -> PolicyRef:
+        """The newest that is known, and never an older one than was asked for; in an evaluation exactly that one."""
+        known = self._newest.get(run_key(request))
+        if request.scope == "eval" or known is None or known.version < request.policy.version:
+            return request.policy
+        return known
+
+
+def run_key(event: RunEvent) -> RunKey:
+    return event.org, event.run_id
+
+
+def _remember(memory: OrderedDict[RunKey, V], run: RunKey, value: V) -> None:
+    memory[run] = value
+    memory.move_to_end(run)
+    while len(memory) > REMEMBERED:
+        memory.popitem(last=False)

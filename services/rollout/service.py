@@ -1,0 +1,218 @@
+"""Plays groups, and answers whoever wants to talk to a policy."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from flash import chaos
+from flash.bus import Bus, EveryReplica, Shared
+from flash.contracts.base import Event, Request, RunEvent, Token
+from flash.contracts.groups import GroupGenerated, GroupRequested, GroupScored
+from flash.contracts.keys import spec_key
+from flash.contracts.packing import pack_floats, pack_ids
+from flash.contracts.requests import Generate, GeneratedText
+from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed
+from flash.contracts.spec import RunSpec
+from flash.contracts.steps import StepDiverged, StepFinished
+from flash.contracts.values import Fault, Message, Rollout, Verdict
+from flash.errors import FlashError, Refused
+from flash.store import Store
+from services.rollout.adapters import Adapters
+from services.rollout.engines import Engine, GenerationFailed, Sample, SampleRequest
+from services.rollout.runs import RunKey, Runs, run_key
+from services.rollout.seeds import rollout_seed
+from services.rollout.settings import Settings
+
+ENDS: tuple[type[RunEvent], ...] = (RunCancelRequested, RunCancelled, RunFailed, RunCompleted)
+
+Render = Callable[[list[Message], bool], list[int]]
+"""From messages, and whether the run thinks, to the token ids of the prompt."""
+
+
+class Player:
+    """One replica of a pool: those that have the same base model."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store,
+        engine: Engine,
+        render: Render,
+        adapters: Adapters,
+        settings: Settings,
+        pool: Token,
+        clock: Callable[[], float],
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._engine = engine
+        self._render = render
+        self._adapters = adapters
+        self._settings = settings
+        self._pool = pool
+        self._clock = clock
+        self._runs = Runs()
+        self._specs: dict[str, RunSpec] = {}
+        self._playing: dict[RunKey, set[asyncio.Future[Any]]] = defaultdict(set)
+
+    def subscriptions(self) -> tuple[Shared | EveryReplica, ...]:
+        return (
+            EveryReplica((StepFinished, StepDiverged), self.on_policy),
+            EveryReplica(ENDS, self.on_run_ended),
+            Shared(
+                name=f"rollout-{self._pool}",
+                event=GroupRequested,
+                handler=self.on_group_requested,
+                where={"pool": self._pool},
+                slots=self._settings.slots,
+                give_up=given_up,
+            ),
+        )
+
+    def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
+        return {Generate: self.on_generate}
+
+    async def on_policy(self, event: StepFinished | StepDiverged) -> None:
+        self._runs.told(run_key(event), event.policy)
+
+    async def on_run_ended(self, event: RunEvent) -> None:
+        self._runs.heard(run_key(event), over=True)
+        self._specs.pop(event.run_id, None)
+        for playing in self._playing.pop(run_key(event), ()):
+            playing.cancel()
+
+    async def on_group_requested(self, event: GroupRequested) -> list[Event]:
+        """Play the group, unless its run is over or somebody has played it."""
+        if await self._is_over(event) or await self._is_told(event):
+            return []
+        chaos.point("before-generate")
+        began = self._clock()
+        spec = await self._spec(event.run_id)
+        policy = self._runs.policy_for(event)
+        prompt_ids: list[int] = []
+        try:
+            prompt_ids = await asyncio.to_thread(self._render, event.example.messages, spec.thinking)
+            adapter = await self._adapters.fetch(policy)
+            samples = await self._sampled(event, sample_request(spec, event, prompt_ids, adapter=adapter))
+        except RunIsOver:
+            return []
+        except (GenerationFailed, ValueError) as error:
+            rollouts = [_faulted(str(error))] * _sampling(spec).group_size
+        else:
+            rollouts = [rollout_of(sample) for sample in samples]
+        chaos.point("generated")
+        return [
+            GroupGenerated(
+                org=event.org, run_id=event.run_id, scope=event.scope, step=event.step, group=event.group,
+                example=event.example, policy=policy, prompt_ids=pack_ids(prompt_ids), rollouts=rollouts,
+                replica=self._settings.replica, took_s=self._clock() - began,
+            )
+        ]  # fmt: skip
+
+    async def on_generate(self, request: Generate) -> AsyncIterator[GeneratedText]:
+        """One answer, piece by piece."""
+        prompt_ids = await asyncio.to_thread(self._render, request.messages, request.thinking)
+        wanted = SampleRequest(
+            prompt_ids=tuple(prompt_ids), seeds=(request.seed,), temperature=request.temperature,
+            max_tokens=request.max_tokens, stop=tuple(request.stop_sequences),
+            adapter=await self._adapters.fetch(request.policy),
+        )  # fmt: skip
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        answering = asyncio.ensure_future(self._engine.sample(wanted, lambda _, text: pieces.put_nowait(text)))
+        answering.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield GeneratedText(text=piece)
+            [sample] = await answering
+        except (GenerationFailed, ValueError) as error:
+            raise Refused(f"{request.pool} cannot answer: {error}") from error
+        finally:
+            answering.cancel()
+        yield GeneratedText(
+            text="", finish_reason=sample.finish_reason, prompt_tokens=len(prompt_ids),
+            completion_tokens=len(sample.token_ids),
+        )  # fmt: skip
+
+    async def _sampled(self, event: GroupRequested, request: SampleRequest) -> list[Sample]:
+        """Raises RunIsOver when the run ends meanwhile: its rows are freed at once."""
+        run = run_key(event)
+        playing = asyncio.ensure_future(self._engine.sample(request))
+        self._playing[run].add(playing)
+        try:
+            return await playing
+        except asyncio.CancelledError:
+            if playing.cancelled() and self._runs.is_over(run):
+                raise RunIsOver from None
+            raise
+        finally:
+            playing.cancel()
+            self._playing[run].discard(playing)
+
+    async def _is_over(self, event: GroupRequested) -> bool:
+        """What was said before we listened is asked for once; what comes later we hear."""
+        run = run_key(event)
+        if (known := self._runs.is_over(run)) is not None:
+            return known
+        lasts = [await self._bus.last(kind.pattern(org=event.org, run_id=event.run_id)) for kind in ENDS]
+        self._runs.heard(run, over=any(lasts))
+        return bool(self._runs.is_over(run))
+
+    async def _is_told(self, event: GroupRequested) -> bool:
+        where = {"org": event.org, "run_id": event.run_id, "scope": event.scope, "step": event.step}
+        kinds = (GroupGenerated, GroupScored)
+        told = [await self._bus.last(kind.pattern(**where, group=event.group)) for kind in kinds]
+        return any(told)
+
+    async def _spec(self, run_id: str) -> RunSpec:
+        if run_id not in self._specs:
+            decode = partial(msgspec.json.decode, type=RunSpec)
+            self._specs[run_id] = decode(await self._store.get(spec_key(run_id)))
+        return self._specs[run_id]
+
+
+class RunIsOver(FlashError):  # noqa: N818 - as in flash.errors
+    """Nobody wants the group any more."""
+
+
+def sample_request(spec: RunSpec, event: GroupRequested, prompt_ids: list[int], *, adapter: Any) -> SampleRequest:
+    """What the engine is asked for one group."""
+    sampling = _sampling(spec)
+    seeds = (rollout_seed(spec.seed, event.scope, event.step, event.group, i) for i in range(sampling.group_size))
+    return SampleRequest(
+        prompt_ids=tuple(prompt_ids), seeds=tuple(seeds), temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens, stop=tuple(sampling.stop_sequences), adapter=adapter,
+    )  # fmt: skip
+
+
+def rollout_of(sample: Sample) -> Rollout:
+    """A single turn: every token is the policy's own."""
+    return Rollout(
+        token_ids=pack_ids(sample.token_ids), logprobs=pack_floats(sample.logprobs),
+        mask=b"\x01" * len(sample.token_ids), text=sample.text, finish_reason=sample.finish_reason,
+    )  # fmt: skip
+
+
+def given_up(event: GroupRequested, reason: str) -> list[Event]:
+    """A group that cannot be played is told as scored, with a fault: the run's fault limit decides."""
+    rollout = _faulted(reason)
+    return [
+        GroupScored(
+            org=event.org, run_id=event.run_id, scope=event.scope, step=event.step, group=event.group,
+            example=event.example, policy=event.policy, prompt_ids=b"", rollouts=[rollout],
+            verdicts=[Verdict(fault=rollout.fault)],
+        )
+    ]  # fmt: skip
+
+
+def _faulted(message: str) -> Rollout:
+    return Rollout(finish_reason="fault", fault=Fault(kind="generation-failed", message=message))
+
+
+def _sampling(spec: RunSpec) -> Any:
+    if spec.sampling is None:
+        raise Refused(f"run {spec.run_id} samples nothing, yet a group of it was asked for")
+    return spec.sampling
