@@ -90,7 +90,7 @@ class JetStreamSide:
 @pytest.fixture(params=["memory", "jetstream"])
 async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "memory":
-        memory = MemorySide(ack_wait_s=0.5)
+        memory = MemorySide(ack_wait_s=0.2)
         yield memory
         await memory.close()
         return

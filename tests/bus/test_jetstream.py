@@ -24,7 +24,7 @@ from flash.contracts.values import Example, PolicyRef
 from flash.errors import BusError
 from flash.store.memory import MemoryStore
 
-ACK_WAIT_S = 1.0
+ACK_WAIT_S = 0.8
 Connect = Callable[..., Any]
 
 
@@ -279,6 +279,31 @@ async def test_on_this_server_the_word_of_an_old_delivery_counts_for_the_new_one
     third.cancel()
 
 
+async def test_no_message_waits_for_a_replica_that_has_closed(replica: Connect) -> None:
+    teller = await replica("scheduler:1")
+    heard: list[int] = []
+
+    async def on_group_requested(event: GroupRequested) -> list[Event]:
+        await asyncio.sleep(0.001)
+        heard.append(event.group)
+        return []
+
+    async def tell() -> None:
+        for group in range(300):
+            await teller.publish(requested(group))
+
+    telling = asyncio.create_task(tell())
+    for number in range(12):
+        brief = await replica(f"rollout:{number}", ack_wait_s=30)
+        await brief.listen(Shared("rollout", GroupRequested, on_group_requested, slots=4))
+        await asyncio.sleep(0.03)
+        await brief.close(grace_s=0)
+    await telling
+    last = await replica("rollout:last", ack_wait_s=30)
+    await last.listen(Shared("rollout", GroupRequested, on_group_requested, slots=4))
+    await until(lambda: set(heard) == set(range(300)), within_s=5)
+
+
 async def test_who_was_silent_too_long_takes_nothing_from_the_holder_when_it_raises_or_closes(replica: Connect) -> None:
     late, holder, third = [await replica(f"rollout:{name}") for name in ("late", "holder", "third")]
     heard: list[str] = []
@@ -314,7 +339,7 @@ async def test_a_stopped_learner_that_wakes_is_refused_and_leaves_the_run_to_its
 ) -> None:
     bus = await replica("scheduler:1")
     zombie = await process("learner", "zombie")
-    await bus.publish(started(steps=40))
+    await bus.publish(started(steps=25))
     steps = aiter(bus.replay(StepFinished.pattern()))
     for _ in range(3):
         await anext(steps)
@@ -325,12 +350,12 @@ async def test_a_stopped_learner_that_wakes_is_refused_and_leaves_the_run_to_its
         if fact.event.learner == "heir":
             break
     zombie.send_signal(signal.SIGCONT)
-    while (await anext(steps)).event.step < 40:
+    while (await anext(steps)).event.step < 25:
         pass
 
     facts = await told(bus, "flash.step.>")
     takeover = next(place for place, fact in enumerate(facts) if getattr(fact, "learner", "") == "heir")
-    assert [fact.step for fact in facts if isinstance(fact, StepFinished)] == list(range(1, 41))
+    assert [fact.step for fact in facts if isinstance(fact, StepFinished)] == list(range(1, 26))
     assert {fact.attempt for fact in facts[:takeover]} == {1}
     assert {fact.attempt for fact in facts[takeover:]} == {2}
 
