@@ -33,13 +33,10 @@ async def test_logprobs_with_an_adapter_are_those_of_peft_unmerged(model: Any, a
     engine = await model.engine(closing=-1)
     request = ask(adapter=model.adapter(1), max_tokens=40)
 
-    samples = await engine.sample(request)  # long enough for the engine to merge on the way
-    again = await engine.sample(request)  # merged from the first token on
+    samples = await engine.sample(request)
 
     assert model.gap(request, samples) < TOLERANCE
-    assert model.gap(request, again) < TOLERANCE
     assert model.gap(replace(request, adapter=None), samples) > 0.1
-    assert [sample.token_ids for sample in again] == [sample.token_ids for sample in samples]
 
 
 async def test_logprobs_are_of_the_temperature_that_was_sampled_with(model: Any, ask: Ask) -> None:
