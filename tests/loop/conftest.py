@@ -12,14 +12,15 @@ import pytest
 
 from flash.bus import Bus
 from flash.bus.jetstream import connect
+from flash.bus.memory import MemoryBus
 from flash.bus.server import NatsServer
 from flash.client import pin, publish_environment, submit
 from flash.contracts.base import Event
 from flash.contracts.groups import GroupScored
-from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed
+from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunStarted
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepFinished
-from flash.contracts.values import PolicyRef
+from flash.models import folder
 from flash.store import Store, open_store
 
 SORTING = Path(__file__).parent / "sorting"
@@ -152,14 +153,27 @@ async def stacked(folder: Path, *services: str) -> AsyncIterator[Stack]:
 
 
 @pytest.fixture
-def stack_of(tmp_path: Path) -> Callable[..., Awaitable[Stack]]:
-    return lambda *services: stacked(tmp_path, *services)  # type: ignore[return-value]
-
-
-@pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     async with stacked(tmp_path) as running:
         yield running
 
 
-__all__ = ["PolicyRef", "Stack"]
+@pytest.fixture
+def replayed() -> Callable[[Stack, str], Awaitable[str]]:
+    """Trains again, undisturbed, from the groups a run recorded; gives the digest of the adapter that comes out."""
+
+    async def replay(stack: Stack, run_id: str) -> str:
+        from services.learner.policy import Base
+        from services.learner.service import Learner
+        from services.learner.settings import Settings
+
+        bus = MemoryBus(stack.store)
+        await bus.publish(*await stack.groups(run_id))
+        started = await stack.bus.last(RunStarted.pattern(org="local", run_id=run_id))
+        assert started is not None
+        base = await asyncio.to_thread(Base.load, folder("tiny", stack.folder), "tiny")
+        learner = Learner(bus, stack.store, base, lambda example, thinking: ([], []), Settings(), pool="tiny")
+        said = [event async for event in learner.on_run_started(started.event)]
+        return next(event.policy.digest for event in reversed(said) if isinstance(event, StepFinished))
+
+    return replay
