@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Literal, TypeVar
 
 from envsdk.episodes import (
@@ -31,7 +32,7 @@ class Environment(ABC):
     """
 
     max_score_concurrency: int = 32
-    """How many answers of a group may be scored at once, in threads. 1: one by one, on the main thread."""
+    """How many answers may be scored at once, in threads. 1: one by one, on the main thread; so are quick ones."""
     isolation: ClassVar[Literal["group", "call"]] = "group"
     """`call`: each answer is scored in a process of its own, for environments that run what the policy wrote."""
 
@@ -134,7 +135,5 @@ def with_system_text(messages: Sequence[Message], prompt_text: str) -> list[Mess
 def _each(score: Callable[[T], RewardResult], items: Sequence[T], at_once: int) -> list[RewardResult]:
     if at_once <= 1 or len(items) <= 1:
         return [score(item) for item in items]
-    from concurrent.futures import ThreadPoolExecutor  # heavy, and a hosted environment seldom comes here
-
     with ThreadPoolExecutor(min(at_once, len(items))) as pool:
         return list(pool.map(score, items))

@@ -22,6 +22,7 @@ _KINDS: dict[str, FaultKind] = {
     "lost": "crashed",
 }
 _LARGEST_REWARD = 1e9
+_QUICK_US = 1_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Host:
         self._slots = asyncio.Semaphore(link.about.slots)
         self._restarting, self._quarantine = asyncio.Lock(), asyncio.Lock()
         self._closed = False
+        self._quick = False
+        """The last group's answers took so little that threads would have cost more than they saved."""
 
     @classmethod
     async def start(cls, spec: HostSpec, *, load_timeout_s: float = 120.0) -> Self:
@@ -98,11 +101,12 @@ class Host:
             "example": example,
             "thinking": thinking,
             "prompt_opened": prompt_opened,
-            "at_once": max(1, self.about.max_score_concurrency // self.about.slots),
+            "at_once": 1 if self._quick else max(1, self.about.max_score_concurrency // self.about.slots),
         }
         if self.about.isolation == "call":
             return list(await asyncio.gather(*(self._score_alone(given, text, deadline_s) for text in texts)))
         verdicts, ended = await self._score_once(given, texts, deadline_s)
+        self._quick = ended.status == "ok" and ended.busy_us < _QUICK_US * len(texts)
         guilty = self.about.scores_groups or (len(texts) == 1 and ended.status != "lost")
         if guilty:  # nobody else to blame, or nobody who could be told apart
             return [verdicts.get(at) or _faulted(ended, len(texts)) for at in range(len(texts))]

@@ -89,7 +89,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     status: Literal["ok", "timeout", "cpu", "crash", "exit", "oversize", "lost"]
     detail: str = ""
     output: bytes = b""
-    cpu_ms: int = 0
+    busy_us: int = 0
+    """How long the answers took, added up."""
     max_rss_kb: int = 0
 
 
