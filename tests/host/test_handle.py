@@ -463,12 +463,17 @@ def test_a_host_dies_with_its_parent(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         zygote = int(process.stdout.readline())
-        forks = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
+        children = Path(f"/proc/{zygote}/task/{zygote}/children")
+        in_time(lambda: children.read_text() != "")
+        forks = children.read_text().split()
         process.send_signal(signal.SIGKILL)
 
-    assert forks
+    in_time(lambda: not any(alive(int(pid)) for pid in (zygote, *forks)))
+
+
+def in_time(is_so: Callable[[], bool]) -> None:
     give_up = time.monotonic() + 5
-    while any(alive(int(pid)) for pid in (zygote, *forks)):
+    while not is_so():
         assert time.monotonic() < give_up
         time.sleep(0.02)
 
