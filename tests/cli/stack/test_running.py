@@ -104,9 +104,9 @@ async def test_passwords_are_not_to_be_seen_and_are_asked_for(stack: Home) -> No
 
     lines = [" ".join(psutil.Process(part.pid).cmdline()) for part in state.parts if part.pid]  # type: ignore[no-untyped-call]
     assert not [line for line in lines if any(word in line for word in words)]
-    kept = [path for path in stack.folder.rglob("*") if path.suffix in (".json", ".conf", ".toml", ".log")]
-    open_to_all = [path for path in kept if path.stat().st_mode & 0o077]
-    assert not [path for path in open_to_all if any(word in path.read_text() for word in words)]
+    files = [path for path in stack.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    open_to_all = [path for path in files if path.stat().st_mode & 0o077]
+    assert not [path for path in open_to_all if any(word.encode() in path.read_bytes() for word in words)]
     with pytest.raises(BusError):
         await connect(state.nats_url.replace(wiring.nats_password, "guess"), MemoryStore(), "thief", timeout_s=3)
 
