@@ -5,11 +5,11 @@ import time
 from functools import partial
 
 from flash import process
-from flash.contracts.values import Message
 from flash.models import folder, pool_of
-from flash.models.rendering import load_tokenizer, prompt_ids
+from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
 from services.rollout.engines import SampleRequest
+from services.rollout.prompts import render
 from services.rollout.service import Player
 from services.rollout.settings import Settings
 
@@ -19,20 +19,25 @@ async def serve(part: process.Process, settings: Settings) -> None:
 
     place = folder(settings.model, settings.home)
     tokenizer = await asyncio.to_thread(load_tokenizer, place)
-    engine = TorchEngine(partial(load, place), threads=settings.threads, max_rows=settings.max_rows)
+    engine = TorchEngine(
+        partial(load, place, device=settings.device, dtype=settings.dtype),
+        threads=settings.threads,
+        max_rows=settings.max_rows,
+        cache_bytes=settings.cache_bytes,
+    )
     await engine.start()
-
-    def render(messages: list[Message], thinking: bool) -> list[int]:
-        return prompt_ids(tokenizer, messages, thinking=thinking)
-
     # Ready means that a real generation was made.
-    prompt = tuple(render([{"role": "user", "content": "Hello"}], False))
-    await engine.sample(SampleRequest(prompt_ids=prompt, seeds=(0,), temperature=1.0, max_tokens=4))
+    prompt = render(tokenizer, [{"role": "user", "content": "Hello"}], False)
+    await engine.sample(SampleRequest(prompt_ids=prompt.ids, seeds=(0,), temperature=1.0, max_tokens=4))
 
     pool = pool_of(settings.model)
-    adapters = Adapters(part.store, settings.home / "adapters", settings.adapter_cache_bytes)
-    player = Player(part.bus, part.store, engine, render, adapters, settings, pool, clock=time.monotonic)
-    await part.bus.answer("rollout", player.answers(), pool=pool, model=settings.model, engine="torch")
+    adapters = Adapters(part.store, settings.home / "cache" / "adapters", settings.adapter_cache_bytes)
+    player = Player(
+        part.bus, part.store, engine, partial(render, tokenizer), adapters, settings, pool, clock=time.monotonic
+    )
+    await part.bus.answer(
+        "rollout", player.answers(), pool=pool, model=settings.model, engine="torch", replica=part.replica
+    )
     await part.bus.listen(*player.subscriptions())
 
 

@@ -3,16 +3,21 @@
 import asyncio
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
 from flash.contracts.values import PolicyRef
+from flash.errors import Refused
 from flash.store import Damaged, Store
 from services.rollout.engines import Adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_ABANDONED_S = 3_600
 
 
 class Adapters:
@@ -23,14 +28,21 @@ class Adapters:
         self._folder = folder
         self._budget_bytes = budget_bytes
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._checked: set[str] = set()
+        """Digests of what this process has seen to be whole."""
 
     async def fetch(self, policy: PolicyRef) -> Adapter | None:
-        """The policy's adapter on this machine; None for the bare base model. Raises what the store raises."""
+        """The policy's adapter on this machine; None for the bare base model.
+
+        Raises Refused for what is no digest, Damaged when the store holds something else, and what the store raises.
+        """
         if not policy.digest:
             return None
+        if not _DIGEST.fullmatch(policy.digest):
+            raise Refused(f"a policy has the digest {policy.digest!r}, but a digest is 64 hex digits")
         place = self._folder / policy.digest
         async with self._locks[policy.digest]:
-            if not place.exists():
+            if not await asyncio.to_thread(self._is_whole, place):
                 await self._bring(policy, place)
         self._locks.pop(policy.digest, None)
         await asyncio.to_thread(_touch, place)
@@ -46,12 +58,26 @@ class Adapters:
             if found != policy.digest:
                 raise Damaged(f"the adapter under {policy.key} has digest {found}, but {policy.digest} was told")
             await asyncio.to_thread(_settle, arriving, place)
+            self._checked.add(policy.digest)
             await asyncio.to_thread(self._make_room, place)
         finally:
             shutil.rmtree(arriving, ignore_errors=True)
 
+    def _is_whole(self, place: Path) -> bool:
+        """Is it there, and what its name says? Looked at once a process; what is not goes."""
+        if not (place / WEIGHTS).is_file():
+            return False
+        if place.name not in self._checked and _sha256(place / WEIGHTS) != place.name:
+            shutil.rmtree(place, ignore_errors=True)
+            return False
+        self._checked.add(place.name)
+        return True
+
     def _make_room(self, newest: Path) -> None:
-        """Drop the adapters that were longest unused until the rest fit."""
+        """Drop the adapters that were longest unused until the rest fit, and what dead processes left half fetched."""
+        for place in self._folder.glob("arriving-*"):
+            if time.time() - _last_used(place) > _ABANDONED_S:
+                shutil.rmtree(place, ignore_errors=True)
         kept = [place for place in self._folder.iterdir() if not place.name.startswith("arriving-")]
         kept.sort(key=_last_used, reverse=True)
         total = 0

@@ -36,6 +36,11 @@ class Runs:
         if known is None or policy.version >= known.version:
             _remember(self._newest, run, policy)
 
+    def is_finished(self, request: GroupRequested) -> bool:
+        """Its step is done, so the group was scored long ago, whoever still asks for it."""
+        known = self._newest.get(run_key(request))
+        return request.scope == "train" and known is not None and known.version >= request.step
+
     def policy_for(self, request: GroupRequested) -> PolicyRef:
         """The newest that is known, and never an older one than was asked for; in an evaluation exactly that one."""
         known = self._newest.get(run_key(request))

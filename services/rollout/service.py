@@ -1,12 +1,11 @@
 """Plays groups, and answers whoever wants to talk to a policy."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
 from typing import Any
 
 import msgspec
+import structlog
 
 from flash import chaos
 from flash.bus import Bus, EveryReplica, Shared
@@ -16,21 +15,24 @@ from flash.contracts.keys import spec_key
 from flash.contracts.packing import pack_floats, pack_ids
 from flash.contracts.requests import Generate, GeneratedText
 from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed
-from flash.contracts.spec import RunSpec
+from flash.contracts.spec import RunSpec, SamplingSpec
 from flash.contracts.steps import StepDiverged, StepFinished
 from flash.contracts.values import Fault, Message, Rollout, Verdict
 from flash.errors import FlashError, Refused
 from flash.store import Store
 from services.rollout.adapters import Adapters
-from services.rollout.engines import Engine, GenerationFailed, Sample, SampleRequest
+from services.rollout.engines import Adapter, Engine, GenerationFailed, Sample, SampleRequest
+from services.rollout.prompts import Prompt
 from services.rollout.runs import RunKey, Runs, run_key
 from services.rollout.seeds import rollout_seed
 from services.rollout.settings import Settings
 
 ENDS: tuple[type[RunEvent], ...] = (RunCancelRequested, RunCancelled, RunFailed, RunCompleted)
 
-Render = Callable[[list[Message], bool], list[int]]
-"""From messages, and whether the run thinks, to the token ids of the prompt."""
+Render = Callable[[list[Message], bool], Prompt]
+"""From messages, and whether the run thinks."""
+
+log = structlog.get_logger()
 
 
 class Player:
@@ -57,7 +59,7 @@ class Player:
         self._clock = clock
         self._runs = Runs()
         self._specs: dict[str, RunSpec] = {}
-        self._playing: dict[RunKey, set[asyncio.Future[Any]]] = defaultdict(set)
+        self._playing: dict[asyncio.Future[list[Sample]], RunKey] = {}
 
     def subscriptions(self) -> tuple[Shared | EveryReplica, ...]:
         return (
@@ -69,7 +71,7 @@ class Player:
                 handler=self.on_group_requested,
                 where={"pool": self._pool},
                 slots=self._settings.slots,
-                give_up=given_up,
+                give_up=self.give_up,
             ),
         )
 
@@ -82,22 +84,23 @@ class Player:
     async def on_run_ended(self, event: RunEvent) -> None:
         self._runs.heard(run_key(event), over=True)
         self._specs.pop(event.run_id, None)
-        for playing in self._playing.pop(run_key(event), ()):
-            playing.cancel()
+        for playing, run in self._playing.items():
+            if run == run_key(event):
+                playing.cancel()
 
     async def on_group_requested(self, event: GroupRequested) -> list[Event]:
         """Play the group, unless its run is over or somebody has played it."""
-        if await self._is_over(event) or await self._is_told(event):
+        if self._runs.is_finished(event) or await self._is_over(event) or await self._is_told(event):
             return []
         chaos.point("before-generate")
         began = self._clock()
         spec = await self._spec(event.run_id)
         policy = self._runs.policy_for(event)
-        prompt_ids: list[int] = []
+        prompt = Prompt(())
         try:
-            prompt_ids = await asyncio.to_thread(self._render, event.example.messages, spec.thinking)
+            prompt = await asyncio.to_thread(self._render, event.example.messages, spec.thinking)
             adapter = await self._adapters.fetch(policy)
-            samples = await self._sampled(event, sample_request(spec, event, prompt_ids, adapter=adapter))
+            samples = await self._sampled(event, sample_request(spec, event, prompt, adapter))
         except RunIsOver:
             return []
         except (GenerationFailed, ValueError) as error:
@@ -105,19 +108,30 @@ class Player:
         else:
             rollouts = [rollout_of(sample) for sample in samples]
         chaos.point("generated")
+        took_s = round(self._clock() - began, 4)
+        tokens = sum(len(rollout.mask) for rollout in rollouts)
+        log.info(
+            "group.generated", run_id=event.run_id, group_id=event.group_id, policy_version=policy.version,
+            tokens=tokens, took_s=took_s,
+        )  # fmt: skip
         return [
             GroupGenerated(
                 org=event.org, run_id=event.run_id, scope=event.scope, step=event.step, group=event.group,
-                example=event.example, policy=policy, prompt_ids=pack_ids(prompt_ids), rollouts=rollouts,
-                replica=self._settings.replica, took_s=self._clock() - began,
+                example=event.example, policy=policy, prompt_ids=pack_ids(prompt.ids), prompt_opened=prompt.opened,
+                rollouts=rollouts, replica=self._settings.replica, took_s=took_s,
             )
         ]  # fmt: skip
 
+    def give_up(self, event: GroupRequested, reason: str) -> list[Event]:
+        """Each rollout of the group is a fault. Of a run whose spec could not be read, one stands for all."""
+        spec = self._specs.get(event.run_id)
+        return [given_up(event, reason, _sampling(spec).group_size if spec else 1)]
+
     async def on_generate(self, request: Generate) -> AsyncIterator[GeneratedText]:
         """One answer, piece by piece."""
-        prompt_ids = await asyncio.to_thread(self._render, request.messages, request.thinking)
+        prompt = await asyncio.to_thread(self._render, request.messages, request.thinking)
         wanted = SampleRequest(
-            prompt_ids=tuple(prompt_ids), seeds=(request.seed,), temperature=request.temperature,
+            prompt_ids=prompt.ids, seeds=(request.seed % 2**64,), temperature=request.temperature,
             max_tokens=request.max_tokens, stop=tuple(request.stop_sequences),
             adapter=await self._adapters.fetch(request.policy),
         )  # fmt: skip
@@ -133,7 +147,7 @@ class Player:
         finally:
             answering.cancel()
         yield GeneratedText(
-            text="", finish_reason=sample.finish_reason, prompt_tokens=len(prompt_ids),
+            text="", finish_reason=sample.finish_reason, prompt_tokens=len(prompt.ids),
             completion_tokens=len(sample.token_ids),
         )  # fmt: skip
 
@@ -141,7 +155,7 @@ class Player:
         """Raises RunIsOver when the run ends meanwhile: its rows are freed at once."""
         run = run_key(event)
         playing = asyncio.ensure_future(self._engine.sample(request))
-        self._playing[run].add(playing)
+        self._playing[playing] = run
         try:
             return await playing
         except asyncio.CancelledError:
@@ -150,7 +164,7 @@ class Player:
             raise
         finally:
             playing.cancel()
-            self._playing[run].discard(playing)
+            del self._playing[playing]
 
     async def _is_over(self, event: GroupRequested) -> bool:
         """What was said before we listened is asked for once; what comes later we hear."""
@@ -169,8 +183,7 @@ class Player:
 
     async def _spec(self, run_id: str) -> RunSpec:
         if run_id not in self._specs:
-            decode = partial(msgspec.json.decode, type=RunSpec)
-            self._specs[run_id] = decode(await self._store.get(spec_key(run_id)))
+            self._specs[run_id] = msgspec.json.decode(await self._store.get(spec_key(run_id)), type=RunSpec)
         return self._specs[run_id]
 
 
@@ -178,12 +191,12 @@ class RunIsOver(FlashError):  # noqa: N818 - as in flash.errors
     """Nobody wants the group any more."""
 
 
-def sample_request(spec: RunSpec, event: GroupRequested, prompt_ids: list[int], *, adapter: Any) -> SampleRequest:
+def sample_request(spec: RunSpec, event: GroupRequested, prompt: Prompt, adapter: Adapter | None) -> SampleRequest:
     """What the engine is asked for one group."""
     sampling = _sampling(spec)
     seeds = (rollout_seed(spec.seed, event.scope, event.step, event.group, i) for i in range(sampling.group_size))
     return SampleRequest(
-        prompt_ids=tuple(prompt_ids), seeds=tuple(seeds), temperature=sampling.temperature,
+        prompt_ids=prompt.ids, seeds=tuple(seeds), temperature=sampling.temperature,
         max_tokens=sampling.max_tokens, stop=tuple(sampling.stop_sequences), adapter=adapter,
     )  # fmt: skip
 
@@ -196,23 +209,21 @@ def rollout_of(sample: Sample) -> Rollout:
     )  # fmt: skip
 
 
-def given_up(event: GroupRequested, reason: str) -> list[Event]:
-    """A group that cannot be played is told as scored, with a fault: the run's fault limit decides."""
+def given_up(event: GroupRequested, reason: str, group_size: int) -> GroupScored:
+    """A group that cannot be played is told as scored, with faults: the run's fault limit decides."""
     rollout = _faulted(reason)
-    return [
-        GroupScored(
-            org=event.org, run_id=event.run_id, scope=event.scope, step=event.step, group=event.group,
-            example=event.example, policy=event.policy, prompt_ids=b"", rollouts=[rollout],
-            verdicts=[Verdict(fault=rollout.fault)],
-        )
-    ]  # fmt: skip
+    return GroupScored(
+        org=event.org, run_id=event.run_id, scope=event.scope, step=event.step, group=event.group,
+        example=event.example, policy=event.policy, prompt_ids=b"", rollouts=[rollout] * group_size,
+        verdicts=[Verdict(fault=rollout.fault)] * group_size,
+    )  # fmt: skip
 
 
 def _faulted(message: str) -> Rollout:
     return Rollout(finish_reason="fault", fault=Fault(kind="generation-failed", message=message))
 
 
-def _sampling(spec: RunSpec) -> Any:
+def _sampling(spec: RunSpec) -> SamplingSpec:
     if spec.sampling is None:
         raise Refused(f"run {spec.run_id} samples nothing, yet a group of it was asked for")
     return spec.sampling

@@ -1,5 +1,7 @@
 """What a rollout service is told."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from flash.config.settings import ServiceSettings
@@ -16,5 +18,11 @@ class Settings(ServiceSettings, frozen=True):
     """CPU threads of the arithmetic."""
     max_rows: int = Field(64, ge=1)
     """How many rollouts the engine draws at a time."""
+    cache_bytes: int = Field(512 << 20, ge=1)
+    """How much memory the keys and values of all rollouts may take; those that came last wait for the others."""
+    device: str = "auto"
+    """`auto`: the GPU where there is one. Else what torch calls it: `cpu`, `cuda`, `cuda:1`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: float32 on the CPU, bfloat16 on a GPU."""
     adapter_cache_bytes: int = Field(2 << 30, ge=0)
     """How much of the disk adapters may take on this machine; the one in use stays."""

@@ -103,6 +103,8 @@ class TorchEngine:
                 f"{len(request.seeds)} samples of {request.max_tokens} tokens after a prompt of "
                 f"{len(request.prompt_ids)}: each must be at least 1, and the context is {self._context}"
             )
+        if not all(0 <= seed < 2**64 for seed in request.seeds):
+            raise ValueError(f"seeds are {request.seeds}, but each must be from 0 to 2^64 - 1")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Sample]] = loop.create_future()
 

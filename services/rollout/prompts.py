@@ -1,0 +1,26 @@
+"""What the policy is shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flash.contracts.values import Message
+from flash.models.rendering import prompt_ids
+
+_LAST_TOKENS = 16
+"""Enough to hold `<think>` and the white space behind it, however they are cut into tokens."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Messages as token ids."""
+
+    ids: tuple[int, ...]
+    opened: bool = False
+    """It ends inside a `<think>`, so that what the policy writes begins with a thought."""
+
+
+def render(tokenizer: Any, messages: Sequence[Message], thinking: bool) -> Prompt:
+    ids = prompt_ids(tokenizer, messages, thinking=thinking)
+    end = str(tokenizer.decode(ids[-_LAST_TOKENS:]))
+    return Prompt(tuple(ids), end.rstrip().endswith("<think>"))
