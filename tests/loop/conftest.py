@@ -86,9 +86,13 @@ class Stack:
         await self.run(service, name, kill_at)
 
     async def end(self, name: str) -> None:
-        self._watching.pop(name).cancel()
-        self._parts[name].kill()
-        await self._parts.pop(name).wait()
+        watching = self._watching.pop(name)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        part = self._parts.pop(name)
+        if part.returncode is None:
+            part.kill()
+        await part.wait()
 
     async def stop(self) -> None:
         for name in list(self._parts):
