@@ -98,11 +98,11 @@ class Saver:
         self._waiting: Save | None = None
         self._task: asyncio.Task[None] | None = None
         self._arrived: list[Save] = []
+        self._news = asyncio.Event()
 
     def offer(self, save: Save) -> None:
-        """Returns at once. Raises what an earlier upload raised."""
+        """Returns at once."""
         if self._task is not None and self._task.done():
-            self._task.result()
             self._task = None
         if self._task is not None and self._waiting is not None:
             log.info("checkpoint.replaced", step=self._waiting.step, by=save.step)
@@ -110,15 +110,27 @@ class Saver:
         self._task = self._task or asyncio.create_task(self._work())
 
     def arrived(self) -> list[Save]:
-        """Those in the store since last asked, in order."""
+        """Those in the store since last asked, in order. Raises what an upload raised."""
+        self._news.clear()
+        if self._task is not None and self._task.done():
+            self._task.result()
         arrived, self._arrived = self._arrived, []
+        return arrived
+
+    async def arrived_before(self, done: asyncio.Future[Any]) -> list[Save]:
+        """The same, as soon as there are any; empty once `done` is."""
+        while not (arrived := self.arrived()) and not done.done():
+            news = asyncio.ensure_future(self._news.wait())
+            try:
+                await asyncio.wait({done, news}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
         return arrived
 
     async def flush(self) -> list[Save]:
         """Wait for all that was offered. Raises what an upload raised."""
         if self._task is not None:
-            await self._task
-            self._task = None
+            await asyncio.wait({self._task})
         return self.arrived()
 
     def close(self) -> None:
@@ -128,7 +140,11 @@ class Saver:
             self._task.cancel()
 
     async def _work(self) -> None:
-        while (save := self._waiting) is not None:
-            self._waiting = None
-            await self._upload(save)
-            self._arrived.append(save)
+        try:
+            while (save := self._waiting) is not None:
+                self._waiting = None
+                await self._upload(save)
+                self._arrived.append(save)
+                self._news.set()
+        finally:
+            self._news.set()

@@ -90,7 +90,7 @@ class Base:
         config = self.model.config.get_text_config()
         layer = 16 * config.hidden_size + 6 * getattr(config, "intermediate_size", 4 * config.hidden_size)
         token_bytes = 4 * (config.num_hidden_layers * layer + 4 * config.vocab_size)
-        return max(SMALLEST_CUT, min(LARGEST_CUT, num_bytes // token_bytes))
+        return max(SMALLEST_CUT, min(LARGEST_CUT, num_bytes // int(token_bytes)))
 
     def fresh(self, *, rank: int, alpha: int, seed: int) -> "Policy":
         """A policy that starts as the base itself: one factor of each pair is random, by the seed, the other zero."""

@@ -102,11 +102,17 @@ class Learner:
                     yield fact
                 lessons = self._lessons(spec, event, training.done, over)
                 for step in range(training.done + 1, event.steps + 1):
-                    lesson = await over.unless(lessons.of_step(step))
+                    coming = asyncio.ensure_future(over.unless(lessons.of_step(step)))
+                    try:
+                        while saved := await training.saved_before(coming):
+                            for fact in saved:
+                                yield fact
+                        lesson = await coming
+                    finally:
+                        await _cancel(coming)
                     for fact in await training.step(step, lesson):
                         yield fact
-                    for fact in await training.save():
-                        yield fact
+                    await training.save()
                 for fact in await training.flush():
                     yield fact
             except RunOver:
@@ -147,6 +153,14 @@ class Learner:
 
     def _give_up(self, event: RunStarted, reason: str) -> list[Event]:
         return [_failed(event, event.attempt, reason)]
+
+
+async def _cancel(work: asyncio.Future[Any]) -> None:
+    """And wait until it has ended, whatever it ends with: whoever awaited it has heard."""
+    work.cancel()
+    await asyncio.wait({work})
+    if not work.cancelled():
+        work.exception()
 
 
 def _failed(event: RunStarted, attempt: int, reason: str) -> TrainingFailed:

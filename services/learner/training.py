@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -96,8 +96,8 @@ class Training:
         self.done = step
         return facts
 
-    async def save(self) -> list[Event]:
-        """After a step was told: start its checkpoint's upload if one is due, and say which have arrived."""
+    async def save(self) -> None:
+        """After a step was told: begin its checkpoint's upload if one is due."""
         due = checkpoints.is_due(self.done, save_every=self._train.save_every, steps=self._started.steps)
         if due and (self.done not in self._recorded.saved or self.done in self._unusable):
             save = Save(
@@ -110,7 +110,13 @@ class Training:
                 final=self.done == self._started.steps,
             )
             self._saver.offer(save)
-        return self._told_saved(self._saver.arrived())
+
+    async def saved_before(self, done: asyncio.Future[Any]) -> list[Event]:
+        """What to say of checkpoints that have arrived; waits for some until `done`, and is empty then."""
+        while saves := await self._saver.arrived_before(done):
+            if facts := self._told_saved(saves):
+                return facts
+        return []
 
     async def flush(self) -> list[Event]:
         """Wait for the last checkpoint."""
