@@ -120,6 +120,9 @@ class Scheduler:
         if (run := self._runs.get(run_id)) is None:
             return
         await self._say(follows(run), cause)
+        if run.ending:
+            self._forget(run)
+            return
         asked = self._asked.setdefault(run_id, set())
         wanted = [
             w for w in wanted_groups(run, eval_window=self._settings.eval_window) if (w.step, w.group) not in asked
@@ -128,8 +131,6 @@ class Scheduler:
         await self._say([await self._group_requested(run, group) for group in wanted], cause)
         chaos.point("asked")
         asked.update((w.step, w.group) for w in wanted)
-        if run.ending:
-            self._forget(run)
 
     async def _say(self, events: list[Event], cause: str) -> None:
         await asyncio.gather(*(self._bus.publish(event, caused_by=cause) for event in events))
@@ -152,5 +153,5 @@ class Scheduler:
 
     def _forget(self, run: Run) -> None:
         """Drop what only a live run needs."""
-        self._asked.pop(run.spec.run_id, None)
-        log.info("run.ended", run_id=run.spec.run_id, state=run.state)
+        if self._asked.pop(run.spec.run_id, None) is not None:
+            log.info("run.ended", run_id=run.spec.run_id, state=run.state)

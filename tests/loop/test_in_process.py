@@ -1,0 +1,143 @@
+"""GRPO through all services in one process: what is true of the loop whatever carries it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flash.artifacts import pack
+from flash.bus import Shared
+from flash.bus.memory import MemoryBus
+from flash.contracts.base import Event
+from flash.contracts.groups import GroupScored
+from flash.contracts.keys import environment_key
+from flash.contracts.requests import RunSubmit
+from flash.contracts.runs import RunCompleted, RunFailed, RunStarted
+from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
+from flash.contracts.steps import StepFinished
+from flash.models import folder
+from flash.models.rendering import load_tokenizer
+from services.learner.policy import Base
+from services.learner.service import Learner
+from services.learner.settings import Settings as LearnerSettings
+from services.rollout.adapters import Adapters
+from services.rollout.engines.torch import TorchEngine, load
+from services.rollout.prompts import render
+from services.rollout.service import Player
+from services.rollout.settings import Settings as RolloutSettings
+from services.scheduler.service import Scheduler
+from services.scheduler.settings import Settings as SchedulerSettings
+from services.scorer.service import Scorer
+from services.scorer.settings import Settings as ScorerSettings
+
+SORTING = Path(__file__).parent / "sorting"
+STEPS = 3
+
+Wrap = Callable[[Shared], Shared]
+
+
+def unchanged(subscription: Shared) -> Shared:
+    return subscription
+
+
+def twice(subscription: Shared) -> Shared:
+    """Every message is delivered twice: its handler runs twice, and says everything twice."""
+    if subscription.event is RunStarted:
+        return subscription  # lasts for the whole run; a second delivery is what takeovers test
+
+    async def handler(event: Event) -> Sequence[Event]:
+        first: Any = subscription.handler(event)
+        second: Any = subscription.handler(event)
+        return [*await first, *await second]
+
+    return replace(subscription, handler=handler)
+
+
+@asynccontextmanager
+async def running(home: Path, wrap: Wrap = unchanged) -> AsyncIterator[MemoryBus]:
+    bus, place = MemoryBus(), folder("tiny", home)
+    tokenizer = load_tokenizer(place)
+    engine = TorchEngine(partial(load, place, device="cpu"))
+    await engine.start()
+    scheduler = Scheduler(bus, bus.store, SchedulerSettings(), now=lambda: 1.0)
+    scorer = Scorer(bus, bus.store, ScorerSettings(home=home))
+    player = Player(
+        bus, bus.store, engine, partial(render, tokenizer),
+        Adapters(bus.store, home / "adapters", 1 << 30), RolloutSettings(home=home), "tiny", clock=lambda: 0.0,
+    )  # fmt: skip
+    base = await asyncio.to_thread(Base.load, place, "tiny", "cpu")
+    learner = Learner(bus, bus.store, base, lambda *_: ([], []), LearnerSettings(home=home), "tiny")
+    await bus.answer("scheduler", scheduler.answers())
+    for service in (scorer, player, learner):
+        await bus.listen(*(wrap(s) if isinstance(s, Shared) else s for s in service.subscriptions()))
+    watching = asyncio.create_task(scheduler.watch())
+    try:
+        yield bus
+    finally:
+        watching.cancel()
+        await bus.close(1.0)
+        await scorer.close()
+        await engine.close()
+
+
+async def trained(bus: MemoryBus) -> tuple[list[StepFinished], list[GroupScored]]:
+    packed = pack(SORTING)
+    environment = EnvironmentSpec(
+        id="local/sorting", version=packed.digest[:12], digest=packed.digest,
+        key=environment_key("local", "sorting", packed.digest[:12]),
+    )  # fmt: skip
+    await bus.store.put(environment.key, packed.data)
+    spec = RunSpec(
+        org="local", run_id="r1", algorithm="grpo", model="tiny", pool="tiny", seed=7, split="train",
+        environment=environment, sampling=SamplingSpec(group_size=4, temperature=1.0, max_tokens=16),
+        train=TrainSpec(
+            lora_rank=8, lora_alpha=16, learning_rate=1e-3, batch_size=4, max_length=128, save_every=2, steps=STEPS,
+            max_lag=0,
+        ),
+    )  # fmt: skip
+    await bus.ask(RunSubmit(spec=spec))
+    async with asyncio.timeout(60):
+        async for told in bus.replay(RunCompleted.pattern(), RunFailed.pattern()):
+            assert isinstance(told.event, RunCompleted), told.event
+            break
+    steps = [told.event async for told in bus.history(StepFinished.pattern())]
+    groups = [told.event async for told in bus.history(GroupScored.pattern())]
+    return steps, groups  # type: ignore[return-value]
+
+
+async def replayed(recorded: MemoryBus, groups: list[GroupScored]) -> str:
+    """The adapter that the same groups give to a learner that nobody disturbs, by its digest."""
+    bus = MemoryBus(recorded.store)
+    await bus.publish(*groups)
+    started = await recorded.last(RunStarted.pattern())
+    base = await asyncio.to_thread(Base.load, folder("tiny", Path()), "tiny", "cpu")
+    learner = Learner(bus, bus.store, base, lambda *_: ([], []), LearnerSettings(), "tiny")
+    said = [event async for event in learner.on_run_started(started.event)]  # type: ignore[union-attr, arg-type]
+    return next(event.policy.digest for event in reversed(said) if isinstance(event, StepFinished))
+
+
+@pytest.mark.parametrize("wrap", [unchanged, twice], ids=["once", "delivered twice"])
+async def test_the_groups_that_steps_name_are_the_scored_ones_each_once(tmp_path: Path, wrap: Wrap) -> None:
+    async with running(tmp_path, wrap) as bus:
+        steps, groups = await trained(bus)
+
+    assert [step.step for step in steps] == list(range(STEPS + 1))
+    named = [(step.step, group.group) for step in steps for group in step.groups]
+    assert named == sorted((group.step, group.group) for group in groups)
+    assert len(set(named)) == len(named) == 4 * STEPS
+    assert await replayed(bus, groups) == steps[-1].policy.digest
+
+
+async def test_sampler_and_learner_agree_on_every_token_of_a_strictly_on_policy_run(tmp_path: Path) -> None:
+    async with running(tmp_path) as bus:
+        steps, groups = await trained(bus)
+
+    assert all(group.policy.version == group.step - 1 for group in groups)
+    assert all(step.metrics["lag"] == 0.0 for step in steps[1:])
+    for step in steps[1:]:
+        assert step.metrics["logprob_gap_max"] < 1e-4
