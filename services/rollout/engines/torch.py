@@ -36,7 +36,9 @@ class Loaded:
 def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> Loaded:
     """`auto` is the GPU where there is one, and there bfloat16; float32 on the CPU."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # stderr is for the log
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
