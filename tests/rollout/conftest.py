@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
@@ -39,7 +40,7 @@ class FakeEngine:
     """Released by each call that is cancelled."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Nobody is answered before it is open; it is open unless a test closes it."""
-    fails: Exception | None = None
+    fails: Callable[[], Exception] | None = None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -55,7 +56,7 @@ class FakeEngine:
             self.cancelled.release()
             raise
         if self.fails:
-            raise self.fails
+            raise self.fails()
         if len(request.prompt_ids) >= self.context:
             raise ValueError(f"the context is {self.context}")
         samples = [_said(seed) for seed in request.seeds]
@@ -127,8 +128,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         bus, store, engine, render, Adapters(store, tmp_path, 1 << 20), Settings(replica="rollout-1"), "tiny",
         clock=lambda: float(next(seconds)),
     )  # fmt: skip
-    yield World(bus, store, engine, tmp_path, player)
-    await bus.close(0.0)
+    with capture_logs():  # tracebacks drawn for people take longer than the tests
+        yield World(bus, store, engine, tmp_path, player)
+        await bus.close(0.0)
 
 
 @pytest.fixture

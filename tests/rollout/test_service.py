@@ -179,7 +179,7 @@ async def test_a_prompt_that_leaves_no_room_is_a_fault_of_every_rollout(world: A
 
 async def test_a_policy_that_cannot_answer_is_a_fault_of_every_rollout(world: Any, requested: Requested) -> None:
     await world.run()
-    world.engine.fails = GenerationFailed("adapter abc gives probabilities that are not finite")
+    world.engine.fails = lambda: GenerationFailed("adapter abc gives probabilities that are not finite")
 
     [generated] = await world.player.on_group_requested(requested())
 
@@ -188,7 +188,7 @@ async def test_a_policy_that_cannot_answer_is_a_fault_of_every_rollout(world: An
 
 async def test_a_group_that_fails_again_and_again_is_given_up_as_scored(world: Any, requested: Requested) -> None:
     await world.run()
-    world.engine.fails = RuntimeError("out of memory")
+    world.engine.fails = lambda: RuntimeError("out of memory")
     await world.bus.listen(*world.player.subscriptions())
 
     await world.bus.publish(requested())

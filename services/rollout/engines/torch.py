@@ -38,7 +38,7 @@ def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> Loaded:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # stderr is for the log
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # stderr is for the log
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
