@@ -10,6 +10,7 @@ from flash.bus.jetstream.stream import DEAD, JetStream
 from flash.bus.jetstream.switchboard import NatsSwitchboard
 from flash.bus.wire import Letters
 from flash.contracts.base import STREAM
+from flash.errors import BusError
 from flash.records import Records
 from flash.store import Store
 
@@ -60,8 +61,8 @@ class JetStreamBus(StreamBus):
     async def close(self, grace_s: float = 5.0) -> None:
         await super().close(grace_s)
         await self.keeper.stop()
-        with contextlib.suppress(TimeoutError):
-            await self.connection.flush(timeout_s=1.0)
+        with contextlib.suppress(BusError):
+            await self.connection.round_trip(timeout_s=1.0)
         await self.connection.close()
 
     def _open_records(self, bucket: str) -> Records:

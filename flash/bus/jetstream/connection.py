@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -132,11 +131,22 @@ class Connection:
         except nats.errors.ConnectionClosedError as error:
             raise BusError(f"{subject} cannot be sent: the bus is closed") from error
 
-    async def flush(self, timeout_s: float) -> None:
-        """What was sent so far has reached the server. Raises TimeoutError."""
-        if self._up.is_set():
-            with suppress(nats.errors.Error):
-                await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]
+    async def round_trip(self, timeout_s: float) -> None:
+        """What was sent has reached the server, and what the server had sent has reached us. Raises Lost.
+
+        A message to ourselves; not nats-py's `flush`, whose PONG, if it comes too late, ends the reading of the socket.
+        """
+        here = asyncio.Event()
+        inbox, forget = self.inbox(lambda _: here.set())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+                await self.send(inbox, b"")
+                await here.wait()
+        except TimeoutError as error:
+            raise Lost(f"the server did not answer within {timeout_s:g} s") from error
+        finally:
+            forget()
 
     async def close(self) -> None:
         stop_trying(self._client)

@@ -30,7 +30,9 @@ class Keeper:
         self._kept_at: dict[str, float] = {}
         """By the subject of its acknowledgement, when the server last heard of it."""
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._is_stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
         self._thread: threading.Thread | None = None
 
     def hold(self, ack_subject: str) -> None:
@@ -47,33 +49,51 @@ class Keeper:
         return kept_at is not None and time.monotonic() - kept_at < self._ack_wait_s
 
     async def stop(self) -> None:
-        self._stop.set()
+        self._is_stopping = True
         if self._thread is not None:
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # it has ended already
+                    self._loop.call_soon_threadsafe(self._wake.set)
             await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         asyncio.run(self._keep())
 
     async def _keep(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        every_s = self._ack_wait_s / ROUNDS
         client = Client()
-        connecting = client.connect(self._nats_url, error_cb=_ignore, **options(f"{self._name} keeper"))
-        opening = asyncio.create_task(connecting)
-        while not await asyncio.to_thread(self._stop.wait, self._ack_wait_s / ROUNDS):
+        opening = asyncio.create_task(
+            client.connect(
+                self._nats_url, error_cb=_ignore, reconnected_cb=self._came_back, **options(f"{self._name} keeper")
+            )
+        )
+        await asyncio.sleep(0)  # a client that has not begun to connect cannot be closed
+        while not self._is_stopping:
+            try:
+                async with asyncio.timeout(every_s):
+                    await self._wake.wait()
+                least_age_s = 0.0
+            except TimeoutError:
+                least_age_s = every_s / 2  # what came only now will mostly be done by the next round
+            self._wake.clear()
             if opening.done() and client.is_connected:
-                await self._round(client)
+                await self._round(client, least_age_s)
         stop_trying(client)
         opening.cancel()
         await client.close()
 
-    async def _round(self, client: Client) -> None:
+    async def _came_back(self) -> None:
+        self._wake.set()
+
+    async def _round(self, client: Client, least_age_s: float) -> None:
         now = time.monotonic()
         with self._lock:
-            # What came only now will mostly be done by the next round. What was silent too long is no longer ours to
-            # keep: whoever has it by now must lose it when they die.
+            # What was silent too long is no longer ours to keep: whoever has it by now must lose it when they die.
             due = [
                 ack_subject
                 for ack_subject, kept_at in self._kept_at.items()
-                if self._ack_wait_s / ROUNDS / 2 < now - kept_at < self._ack_wait_s
+                if least_age_s <= now - kept_at < self._ack_wait_s
             ]
             self._kept_at |= dict.fromkeys(due, now)
         for ack_subject in due:

@@ -22,6 +22,8 @@ from flash.errors import BusError, NobodyAnswers
 
 AGAIN_S = 0.2
 """How soon a request that nobody took is sent again."""
+READY_S = 10.0
+"""How long the server may take to know that we answer."""
 VERSION = "1.0.0"
 REPLICA, STARTED_AT = "replica", "started_at"
 
@@ -50,7 +52,7 @@ class NatsSwitchboard:
                 subject=request_subject(kind, route),
                 handler=self._endpoint(kind, answer),
             )
-        await self._connection.flush(timeout_s=2.0)
+        await self._connection.round_trip(READY_S)
 
     async def ask(self, request: Request, timeout_s: float) -> Any:
         async with aclosing(self.stream(request, timeout_s)) as parts:
