@@ -44,6 +44,10 @@ class NobodyAnswers(BusError):
     """No replica took the request in time."""
 
 
+class Unanswered(BusError):
+    """A replica took the request, and was not heard of again: it may have done what was asked, or not."""
+
+
 class Fenced(BusError):
     """Somebody else has taken over: stop without a further word."""
 

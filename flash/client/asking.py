@@ -46,7 +46,7 @@ async def ask(
 ) -> Any:
     """The reply to a request that may be asked twice, asked again while nobody answers.
 
-    Raises NobodyAnswers when `patience_s` is over, and at once what the service raised.
+    Raises NobodyAnswers or Unanswered when `patience_s` is over, and at once what the service raised.
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + patience_s
@@ -54,9 +54,9 @@ async def ask(
     while True:
         try:
             return await bus.ask(request, timeout_s)
-        except NobodyAnswers as error:
+        except (NobodyAnswers, Unanswered) as error:
             if clock() >= deadline:
-                raise NobodyAnswers(
+                raise type(error)(
                     f"{request.service} did not answer {request.name} within {patience_s:g} s ({error}): "
                     "`flash ps` shows what runs"
                 ) from error

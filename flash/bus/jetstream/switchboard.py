@@ -18,7 +18,7 @@ from flash.bus import Replica
 from flash.bus.answering import ERROR, LAST, is_last, nobody_answers, read_reply, replies
 from flash.bus.jetstream.connection import NO_RESPONDERS, Connection, is_status
 from flash.contracts.base import Request, request_subject
-from flash.errors import BusError, NobodyAnswers
+from flash.errors import BusError, NobodyAnswers, Unanswered
 
 AGAIN_S = 0.2
 """How soon a request that nobody took is sent again."""
@@ -143,7 +143,7 @@ async def _within(arrived: asyncio.Queue[Msg], request: Request, wait_s: float, 
             return await arrived.get()
     except TimeoutError as error:
         says_s = wait_s if says_s is None else says_s
-        raise BusError(f"{request.service} took {request.name}, but said nothing for {says_s:g} s") from error
+        raise Unanswered(f"{request.service} took {request.name}, but said nothing for {says_s:g} s") from error
 
 
 def _replica(info: dict[str, Any]) -> Replica:

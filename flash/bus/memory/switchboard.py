@@ -12,7 +12,7 @@ from flash.bus import Replica
 from flash.bus.answering import is_last, nobody_answers, read_reply, replies
 from flash.bus.memory.clock import Clock
 from flash.contracts.base import Request, request_subject
-from flash.errors import BusError, NobodyAnswers
+from flash.errors import BusError, NobodyAnswers, Unanswered
 
 POLL_S = 0.02
 
@@ -70,7 +70,7 @@ class MemorySwitchboard:
             try:
                 data, headers = await asyncio.wait_for(arrived.get(), timeout_s)
             except TimeoutError as error:
-                raise BusError(
+                raise Unanswered(
                     f"{request.service} took {request.name}, but said nothing for {timeout_s:g} s"
                 ) from error
             part = read_reply(type(request), data, headers)
