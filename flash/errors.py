@@ -7,6 +7,7 @@ FlashError
 ├── Refused              the other side understood, and says no
 ├── BusError             the bus cannot be used or did not answer
 │   ├── NobodyAnswers    no replica took the request in time
+│   ├── Unanswered       a replica took the request, and was not heard of again
 │   ├── Fenced           somebody else has taken over: stop without a further word
 │   └── Rejected         this message can never work
 └── StoreError           the object store cannot be used

@@ -21,7 +21,7 @@ LARGEST_BODY_BYTES = 512 * 1024
 """A larger body lies in the store, and the message says where."""
 
 
-class Moved(BusError):  # noqa: N818 - as in flash.errors
+class Moved(BusError):
     """The last sequence on a subject is another than the expected one; nothing was appended."""
 
 

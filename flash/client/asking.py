@@ -22,7 +22,7 @@ from flash.contracts.requests import (
     RunSubmit,
 )
 from flash.contracts.spec import RunSpec
-from flash.errors import EnvironmentFault, NobodyAnswers
+from flash.errors import EnvironmentFault, NobodyAnswers, Unanswered
 
 ORG = "local"
 """The organisation of a stack without logins."""

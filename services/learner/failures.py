@@ -3,9 +3,9 @@
 from flash.errors import FlashError
 
 
-class CannotTrain(FlashError):  # noqa: N818 - as a sentence reads
+class CannotTrain(FlashError):
     """What the run asks for can never work: it is told as `training.failed`, and nobody tries again."""
 
 
-class RunOver(Exception):  # noqa: N818 - nothing went wrong
+class RunOver(Exception):
     """The run was cancelled, or ended otherwise, while we worked at it."""

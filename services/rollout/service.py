@@ -187,7 +187,7 @@ class Player:
         return self._specs[run_id]
 
 
-class RunIsOver(FlashError):  # noqa: N818 - as in flash.errors
+class RunIsOver(FlashError):
     """Nobody wants the group any more."""
 
 

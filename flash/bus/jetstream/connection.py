@@ -20,7 +20,7 @@ NO_RESPONDERS = "503"
 log = structlog.get_logger()
 
 
-class Lost(BusError):  # noqa: N818 - as in flash.errors
+class Lost(BusError):
     """No answer, and perhaps the server never heard us: to be tried again."""
 
 

@@ -60,7 +60,7 @@ class Found(msgspec.Struct, frozen=True):
     error: ApiError | None = None
 
 
-class Refusal(BusError):  # noqa: N818 - as in flash.errors
+class Refusal(BusError):
     """The server understood, and says no."""
 
     def __init__(self, text: str, err_code: int) -> None:

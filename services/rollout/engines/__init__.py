@@ -77,5 +77,5 @@ class Engine(Protocol):
         """Give the model's memory back; samples still being drawn fail."""
 
 
-class GenerationFailed(FlashError):  # noqa: N818 - as in flash.errors
+class GenerationFailed(FlashError):
     """This model with this adapter cannot answer, however often it is asked."""
