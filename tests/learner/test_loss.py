@@ -39,7 +39,7 @@ def test_on_policy_the_gradient_is_reinforce_over_a_constant() -> None:
     vectors = flat([-1.0, -2.0, -3.0], advantage=[0.5, 0.5, -1.0])
     loss = DrGrpo(normaliser=20.0)
 
-    assert float(loss.loss(vectors)) == pytest.approx(-(0.5 + 0.5 - 1.0) / 20)
+    assert loss.loss(vectors).item() == pytest.approx(-(0.5 + 0.5 - 1.0) / 20)
     assert gradient(loss, vectors).tolist() == pytest.approx([-0.5 / 20, -0.5 / 20, 1.0 / 20])
     assert loss.figures(vectors).sums["clip_share"] == 0.0
 
@@ -59,7 +59,7 @@ def test_a_ratio_beyond_the_clip_pushes_no_further() -> None:
     loss = DrGrpo(normaliser=1.0)
 
     # min(1.5, 1.2); min(-1.5, -1.2); min(0.5, 0.8); min(-0.5, -0.8)
-    assert float(loss.loss(vectors)) == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8))
+    assert loss.loss(vectors).item() == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8))
     assert gradient(loss, vectors).tolist() == pytest.approx([0.0, 1.5, -0.5, 0.0])
     assert loss.figures(vectors).sums["clip_share"] == 2
 
@@ -83,7 +83,7 @@ def test_what_is_masked_counts_nowhere_whatever_it_says() -> None:
     without = flat([-1.0, -2.0], ref=[-1.1, -2.2])
     masked = flat([-1.0, -math.inf, -2.0], ref=[-1.1, 5.0, -2.2], mask=[True, False, True])
 
-    assert float(loss.loss(masked)) == float(loss.loss(without))
+    assert loss.loss(masked).item() == loss.loss(without).item()
     assert gradient(loss, masked)[1] == 0.0
     assert gradient(loss, masked)[[0, 2]].tolist() == gradient(loss, without).tolist()
     assert loss.figures(masked) == loss.figures(without)
@@ -103,10 +103,10 @@ def test_the_kl_penalty_is_k3_and_its_gradient_that_of_the_reverse_kl() -> None:
     true = (logits.log_softmax(0).exp() * (logits.log_softmax(0) - ref)).sum()
     (wanted,) = torch.autograd.grad(true, logits)
 
-    assert float((weight * k3).sum()) == pytest.approx(float(true), abs=1e-5)
+    assert (weight * k3).sum().item() == pytest.approx(true.item(), abs=1e-5)
     assert torch.allclose(found, wanted, atol=1e-6)
     vectors = flat([-1.0], ref=[-1.5], advantage=[0.0])
-    assert float(DrGrpo(normaliser=1.0, kl_coef=2.0).loss(vectors)) == pytest.approx(2 * (math.exp(-0.5) + 0.5 - 1))
+    assert DrGrpo(normaliser=1.0, kl_coef=2.0).loss(vectors).item() == pytest.approx(2 * (math.exp(-0.5) + 0.5 - 1))
 
 
 def test_k3_has_less_variance_than_k1_near_the_reference_and_both_have_its_mean() -> None:
@@ -130,7 +130,7 @@ def test_a_penalty_without_a_reference_is_refused() -> None:
 def test_sft_is_the_mean_negative_log_likelihood_of_what_counts() -> None:
     vectors = flat([-1.0, -2.0, -6.0], mask=[True, True, False])
 
-    assert float(Sft(normaliser=2.0).loss(vectors)) == pytest.approx(1.5)
+    assert Sft(normaliser=2.0).loss(vectors).item() == pytest.approx(1.5)
     assert gradient(Sft(normaliser=2.0), vectors).tolist() == [-0.5, -0.5, 0.0]
 
 
