@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from flash.artifacts import pack
 
+from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.client.transfers import publish_environment, publish_packed
 from flash.contracts.requests import CheckReport, EnvironmentCheck, EnvironmentResolve

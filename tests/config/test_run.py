@@ -78,8 +78,8 @@ def test_grpo_has_the_documented_defaults() -> None:
     assert train.model_dump() == {
         "lora_rank": 32, "lora_alpha": 64, "learning_rate": 1e-5, "batch_size": 64, "max_length": 2368,
         "save_every": 20, "init_from_adapter": None, "max_faults": 0.2, "steps": 150, "group_size": 8,
-        "temperature": 1.0, "max_tokens": 320, "kl_penalty_coef": 0.0, "advantage_clip": 0.0, "stop_sequences": [], "max_lag": 1,
-        "loss": "dr_grpo", "importance_correction": "truncate",
+        "temperature": 1.0, "max_tokens": 320, "kl_penalty_coef": 0.0, "advantage_clip": 0.0, "stop_sequences": [],
+        "max_lag": 1, "loss": "dr_grpo", "importance_correction": "truncate",
     }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ class Stack:
         self.store: Store
         self._parts: dict[str, asyncio.subprocess.Process] = {}
         self._services: dict[str, str] = {}
+        self._settings: dict[str, dict[str, str]] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
         self.deaths: dict[str, int] = {}
 
@@ -47,10 +48,11 @@ class Stack:
         for service in services or ("hub", "scheduler", "recorder", "scorer", "rollout", "learner"):
             await self.run(service)
 
-    async def run(self, service: str, name: str = "", kill_at: str = "") -> None:
+    async def run(self, service: str, name: str = "", kill_at: str = "", **settings: str) -> None:
         """Start one replica; one that dies is started again, without the kill point."""
         name = name or f"{service}-1"
         self._services[name] = service
+        self._settings[name] = settings
         await self._spawn(name, kill_at)
         self._watching[name] = asyncio.create_task(self._keep(name))
 
@@ -61,7 +63,7 @@ class Stack:
             "FLASH_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
         }  # fmt: skip
         told |= {"FLASH_MODEL": "tiny"} if self._services[name] in ("rollout", "learner") else {}
-        told |= {"FLASH_KILL_AT": kill_at} if kill_at else {}
+        told |= self._settings[name] | ({"FLASH_KILL_AT": kill_at} if kill_at else {})
         log = (self.folder / f"{name}.log").open("ab")
         self._parts[name] = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", f"services.{self._services[name]}", env=kept | told, stdout=log, stderr=log,
@@ -79,11 +81,11 @@ class Stack:
     def signal(self, name: str, number: int) -> None:
         self._parts[name].send_signal(number)
 
-    async def replace(self, name: str, kill_at: str) -> None:
-        """The same replica again, which will die at a named point."""
+    async def replace(self, name: str, kill_at: str = "", **settings: str) -> None:
+        """The same replica again, with other settings, or one that will die at a named point."""
         service = self._services[name]
         await self.end(name)
-        await self.run(service, name, kill_at)
+        await self.run(service, name, kill_at, **settings)
 
     async def end(self, name: str) -> None:
         watching = self._watching.pop(name)
@@ -103,10 +105,10 @@ class Stack:
     def logs(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    async def train(self, run_id: str, **train: object) -> RunSpec:
-        """Publish the sorting environment and submit a GRPO run of the tiny model on it."""
-        await publish_environment(self.bus, SORTING, "sorting")
-        version = await pin(self.bus, "local/sorting")
+    async def train(self, run_id: str, environment: Path = SORTING, **train: object) -> RunSpec:
+        """Publish an environment and submit a GRPO run of the tiny model on it."""
+        await publish_environment(self.bus, environment, environment.name)
+        version = await pin(self.bus, f"local/{environment.name}")
         knobs = {
             "lora_rank": 8, "lora_alpha": 16, "learning_rate": 1e-3, "batch_size": 4, "max_length": 128,
             "save_every": 2, "steps": 6,
