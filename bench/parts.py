@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,11 +25,13 @@ STOP_S = 10.0
 class Part:
     """A process that does what it is told. It speaks first, when it is ready."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path | None = None) -> None:
+        """`log` takes what it writes on stderr; without one, that is shown."""
         self.name = name
+        self._log = log.open("ab") if log else None
         self._process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, bufsize=0,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=ROOT, bufsize=0,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self.ready = self.hear(START_S)
 
@@ -49,13 +52,16 @@ class Part:
             silent = f"said nothing for {timeout_s:g} s"
             state = f"ended with {self._process.wait(STOP_S)}" if heard else silent
             self.stop()
-            raise RuntimeError(f"{self.name} {state}; what it wrote on stderr stands above")
+            raise RuntimeError(f"{self.name} {state}: {self._written()}")
         said: dict[str, Any] = json.loads(line)
         return said
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
         self.tell(do, **details)
         return self.hear()
+
+    def _written(self) -> str:
+        return Path(self._log.name).read_text()[-2000:] if self._log else "see above"
 
     def stop(self) -> None:
         self._process.terminate()
@@ -64,9 +70,9 @@ class Part:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        for file in (self._process.stdin, self._process.stdout, self._log):
+            if file is not None:
+                file.close()
 
 
 def python(module: str, *arguments: str, interpreter: str = sys.executable) -> list[str]:
@@ -74,11 +80,20 @@ def python(module: str, *arguments: str, interpreter: str = sys.executable) -> l
     return [interpreter, "-m", module, *arguments]
 
 
+def end_in_order() -> None:
+    """On SIGTERM too, stop what was started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 async def obey(answers: Mapping[str, Callable[..., Awaitable[dict[str, Any]]]], **ready: Any) -> None:
-    """Say that we are ready, then do what each line says, one after another, until there are no more."""
+    """Say that we are ready, then do what each line says, one after another, until there are no more.
+
+    Standard output is for what we say; what others print goes to standard error.
+    """
+    replies, sys.stdout = sys.stdout, sys.stderr
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    print(json.dumps(ready), flush=True)
+    print(json.dumps(ready), file=replies, flush=True)
     async for line in lines:
         wanted = json.loads(line)
-        print(json.dumps(await answers[wanted.pop("do")](**wanted)), flush=True)
+        print(json.dumps(await answers[wanted.pop("do")](**wanted)), file=replies, flush=True)

@@ -31,7 +31,7 @@ from typing import Any
 
 from bench import taken
 from bench.figures import cpu_s, last_line, median_ratio, show, spent
-from bench.parts import Part, python
+from bench.parts import Part, end_in_order, python
 from flash.bus import Bus
 from flash.bus.jetstream import connect
 from flash.contracts.groups import GroupScored
@@ -86,6 +86,7 @@ class Round:
 
 def main() -> None:
     given = arguments().parse_args()
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder, stack(Path(folder), given.model) as flash:
         start = taught(flash)
         rounds = [one_round(flash, start, given.steps, given.peer_steps, seed) for seed in range(given.rounds)]
@@ -104,9 +105,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 class Flash:
-    """The command line, in a folder of the bench's own."""
+    """The command line, in a folder of the bench's own; what it says to people goes into `flash.log` there."""
 
     def __init__(self, folder: Path) -> None:
+        self._log = folder / "flash.log"
         self.home, self.project = folder / "home", folder / "project"
         self.home.mkdir()
         self.project.mkdir()
@@ -116,10 +118,15 @@ class Flash:
 
     def __call__(self, *words: str) -> str:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FLASH_")}
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name("flash")), *words], cwd=self.project, check=True,
-            stdout=subprocess.PIPE, env=kept | {"FLASH_HOME": str(self.home)},
-        )  # fmt: skip
+        with self._log.open("ab") as log:
+            done = subprocess.run(
+                [str(Path(sys.executable).with_name("flash")), *words], cwd=self.project, stdout=subprocess.PIPE,
+                stderr=log, env=kept | {"FLASH_HOME": str(self.home)},
+            )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(
+                f"`flash {' '.join(words)}` ended with {done.returncode}:\n{self._log.read_text()[-2000:]}"
+            )
         return done.stdout.decode()
 
     def running(self) -> dict[str, Any]:
@@ -155,7 +162,7 @@ def taught(flash: Flash) -> str:
 def one_round(flash: Flash, start: str, steps: int, peer_steps: int, seed: int) -> Round:
     sets = (f"seed={seed}", f"train.steps={steps}", f"train.init_from_adapter={start}")
     words = itertools.chain.from_iterable(("--set", word) for word in sets)
-    run_id = flash("train", "configs/rl.toml", "--background", *words).split()[-1]
+    run_id = json.loads(flash("train", "configs/rl.toml", "--background", "--json", *words))["run_id"]
     watched = asyncio.run(watch(flash, run_id, steps))
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder:
         run = taken.Run(
@@ -165,9 +172,9 @@ def one_round(flash: Flash, start: str, steps: int, peer_steps: int, seed: int) 
         asyncio.run(fetch_adapters(flash.running()["store_url"], run))
         file = Path(folder, "run")
         taken.write(file, run)
-        floor = done_by("bench.plain", file=str(file))
-        alone = done_by("bench.alone", file=str(file))
-        peer = done_by("bench.peers.trl", file=str(file), steps=peer_steps) if peer_steps else None
+        floor = done_by("bench.plain", file)
+        alone = done_by("bench.alone", file)
+        peer = done_by("bench.peers.trl", file, steps=peer_steps) if peer_steps else None
     assert floor["logprob_gap"] < GAP, f"the floor computed something else: logprobs differ by {floor['logprob_gap']}"
     return Round(
         cpu_by_process={name: seconds / steps for name, seconds in watched.cpu_s.items()},
@@ -226,11 +233,11 @@ async def fetch_adapters(store_url: str, run: taken.Run) -> None:
             await store.get_file(f"{policy.key}/{name}", run.adapter(policy.digest) / name)
 
 
-def done_by(module: str, **details: Any) -> dict[str, Any]:
+def done_by(module: str, file: Path, **details: Any) -> dict[str, Any]:
     """What a side gives for a run, in a process of its own."""
-    part = Part(module, python(module))
+    part = Part(module, python(module), log=file.with_name(f"{module}.log"))
     try:
-        return part.ask("steps", **details)
+        return part.ask("steps", file=str(file), **details)
     finally:
         part.stop()
 

@@ -24,12 +24,15 @@ from pathlib import Path
 from statistics import median
 
 from bench.figures import cpu_by_name, interleaved, last_line, median_ratio, show, spent
-from bench.parts import STOP_S, Part, python
+from bench.parts import STOP_S, Part, end_in_order, python
 from bench.peers import atropos
-from bench.transport_parts import ANSWER_TOKENS, PROMPT_TOKENS, ROLLOUTS
+from bench.transport_parts import ANSWER_TOKENS, PROMPT_TOKENS, ROLLOUTS, submit
+from flash.artifacts import pack
 from flash.bus.server import NatsServer
+from flash.store import open_store
 
 OURS, HOST, PEER, IDENTITY = "in-process scorer", "real host", "Atropos", "Atropos, no gzip"
+TRIVIAL = Path(__file__).with_name("trivial")
 STREAM, CORE = "NATS, stream", "NATS, no stream"
 
 
@@ -53,6 +56,7 @@ class Turn:
 
 def main() -> None:
     given = arguments().parse_args()
+    end_in_order()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flash-bench-")))
         runner = stack.enter_context(asyncio.Runner())
@@ -87,10 +91,12 @@ class Ours:
     """A nats-server, a scorer, who generates and who learns."""
 
     def __init__(self, folder: Path, runner: asyncio.Runner, stack: ExitStack, *, hosted: bool) -> None:
+        self._folder = folder
         server = NatsServer(folder / "nats")
         runner.run(server.start())
         stack.callback(lambda: runner.run(server.stop()))
         self.nats_url, self.store_url = server.url, f"file://{folder}/store"
+        self._runner, self._packed = runner, pack(TRIVIAL)
         self._run_ids = (f"bench-{number}" for number in itertools.count())
         self._rollout, self._learner = self.part("rollout", stack), self.part("learner", stack)
         scorer = hosted_scorer(self, folder, stack) if hosted else self.part("scorer", stack).pid
@@ -101,12 +107,14 @@ class Ours:
         }  # fmt: skip
 
     def part(self, role: str, stack: ExitStack) -> Part:
-        part = Part(role, python("bench.transport_parts", role, self.nats_url, self.store_url))
+        command = python("bench.transport_parts", role, self.nats_url, self.store_url)
+        part = Part(role, command, log=self._folder / f"{role}.log")
         stack.callback(part.stop)
         return part
 
     def turn(self, groups: int) -> Turn:
         run_id = next(self._run_ids)
+        self._runner.run(self._submit(run_id))
         self._rollout.ask("prepare", run_id=run_id, groups=groups)
 
         def go() -> None:
@@ -118,6 +126,9 @@ class Ours:
             assert learned == wanted, f"the learner got {learned} and should have {wanted}"
 
         return timed(groups, self.pids, go)
+
+    async def _submit(self, run_id: str) -> None:
+        await submit(await open_store(self.store_url), run_id, self._packed)
 
 
 class Peer:
@@ -166,9 +177,10 @@ def timed(groups: int, pids: Mapping[str, int], go: Callable[[], object]) -> Tur
 
 def hosted_scorer(ours: Ours, folder: Path, stack: ExitStack) -> int:
     """The service itself, as `flash up` starts it; its process id."""
-    settings = {"NATS_URL": ours.nats_url, "STORE_URL": ours.store_url, "HOME": str(folder), "LOG_LEVEL": "warning"}
+    settings = {"NATS_URL": ours.nats_url, "STORE_URL": ours.store_url, "HOME": str(folder)}
+    log = stack.enter_context((folder / "scorer.log").open("ab"))
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "services.scorer"], cwd=folder,
+        [sys.executable, "-P", "-m", "services.scorer"], cwd=folder, stderr=log,
         env={**os.environ, **{f"FLASH_{name}": value for name, value in settings.items()}},
     )  # fmt: skip
     stack.callback(process.wait, STOP_S)

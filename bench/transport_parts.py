@@ -1,23 +1,32 @@
 """Our processes of the transport bench: who generates, who scores without a host, who learns, and plain NATS.
 
-`python -m bench.transport_parts rollout|learner|raw NATS_URL STORE_URL`, driven by `bench.transport`.
+`python -m bench.transport_parts rollout|scorer|learner|raw NATS_URL STORE_URL`, driven by `bench.transport`. The scorer
+is the real one but for the environment host, in whose place stands a function; with the host it is the service itself.
 """
 
 import argparse
 import asyncio
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
+import msgspec
 import nats
 
 from bench.parts import obey
+from flash.artifacts import Packed
 from flash.bus import Bus
 from flash.bus.jetstream import connect
 from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.keys import environment_key, spec_key
 from flash.contracts.packing import pack_floats, pack_ids, unpack_floats, unpack_ids
-from flash.contracts.values import Example, PolicyRef, Rollout
+from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec
+from flash.contracts.values import Example, PolicyRef, Rollout, Verdict
+from flash.process import configure_logging
 from flash.store import Store, open_store
+from services.scorer.service import Scorer
+from services.scorer.settings import Settings
 
 ORG = "local"
 ROLLOUTS, PROMPT_TOKENS, ANSWER_TOKENS = 8, 128, 384
@@ -51,6 +60,25 @@ async def rollout(bus: Bus, store: Store) -> None:
             await bus.publish(generated(group, drawn), caused_by="flash.group.requested.v1.bench")
 
     await obey({"prepare": prepare, "go": go})
+
+
+class NoHost:
+    """In place of an environment's host: every answer earns 1."""
+
+    async def score(self, example: Example, texts: Sequence[str], **_: Any) -> list[Verdict]:
+        return [Verdict(reward=1.0, success=True) for _ in texts]
+
+
+class Unhosted(Scorer):
+    """The real scorer, that asks a function."""
+
+    def _host(self, spec: RunSpec) -> AbstractAsyncContextManager[Any]:
+        return nullcontext(NoHost())
+
+
+async def scorer(bus: Bus, store: Store) -> None:
+    await bus.listen(*Unhosted(bus, store, Settings(replica="bench")).subscriptions())
+    await obey({})
 
 
 async def learner(bus: Bus, store: Store) -> None:
@@ -111,6 +139,19 @@ async def raw(nats_url: str) -> None:
     await obey({"prepare": prepare, "stream": stream, "core": core})
 
 
+async def submit(store: Store, run_id: str, packed: Packed) -> None:
+    """What a scorer looks up in the store: the run's spec, and its environment."""
+    version = packed.digest[:12]
+    key = environment_key(ORG, "trivial", version)
+    environment = EnvironmentSpec(id=f"{ORG}/trivial", version=version, digest=packed.digest, key=key)
+    spec = RunSpec(
+        org=ORG, run_id=run_id, algorithm="grpo", model="tiny", pool="tiny", seed=0, environment=environment,
+        split="train", sampling=SamplingSpec(group_size=ROLLOUTS, temperature=1.0, max_tokens=ANSWER_TOKENS),
+    )  # fmt: skip
+    await store.put(key, packed.data)
+    await store.put(spec_key(run_id), msgspec.json.encode(spec))
+
+
 def unsampled(run_id: str, number: int, rng: random.Random) -> GroupGenerated:
     """A group of an example, before anything is drawn."""
     text = " ".join(rng.choices(WORDS, k=PROMPT_TOKENS))
@@ -150,15 +191,16 @@ def generated(group: GroupGenerated, sampled: Sampled) -> GroupGenerated:
 async def main(role: str, nats_url: str, store_url: str) -> None:
     if role == "raw":
         return await raw(nats_url)
+    configure_logging("info", service=role)  # to stderr, as services do: stdout is for the bench
     store = await open_store(store_url)
     bus = await connect(nats_url, store, name=f"{role}:bench")
-    work: Coroutine[Any, Any, None] = {"rollout": rollout, "learner": learner}[role](bus, store)
+    work: Coroutine[Any, Any, None] = {"rollout": rollout, "scorer": scorer, "learner": learner}[role](bus, store)
     return await work
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["rollout", "learner", "raw"])
+    parser.add_argument("role", choices=["rollout", "scorer", "learner", "raw"])
     parser.add_argument("nats_url")
     parser.add_argument("store_url")
     given = parser.parse_args()
