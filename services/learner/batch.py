@@ -3,8 +3,6 @@
 Legend: G rollouts of a group, T tokens.
 """
 
-# ruff: noqa: N815 - a tensor carries its axes
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

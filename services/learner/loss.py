@@ -6,8 +6,6 @@ A step is cut into micro-batches, whose losses add up: each is a sum over tokens
 step, so that the cut changes nothing but rounding.
 """
 
-# ruff: noqa: N815 - a tensor carries its axes
-
 from dataclasses import dataclass, field, fields
 from typing import Any
 

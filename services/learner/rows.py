@@ -8,8 +8,6 @@ Two layouts give the same numbers:
 Legend: B rows, W tokens of the longest, N answer tokens of a micro-batch, in the order of their rows.
 """
 
-# ruff: noqa: N815 - a tensor carries its axes
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
