@@ -4,10 +4,11 @@ from flash.client.asking import ask, cancel, environments, pin, runs, submit, wi
 from flash.client.connection import connect
 from flash.client.following import follow, is_terminal
 from flash.client.references import Reference, resolve_reference
-from flash.client.transfers import publish_environment, publish_packed
+from flash.client.transfers import fetch_environment, publish_environment, publish_packed
 from flash.client.view import RunView, folded, view
 
 __all__ = [
-    "Reference", "RunView", "ask", "cancel", "connect", "environments", "folded", "follow", "is_terminal", "pin",
-    "publish_environment", "publish_packed", "resolve_reference", "runs", "submit", "view", "with_params",
+    "Reference", "RunView", "ask", "cancel", "connect", "environments", "fetch_environment", "folded", "follow",
+    "is_terminal", "pin", "publish_environment", "publish_packed", "resolve_reference", "runs", "submit", "view",
+    "with_params",
 ]  # fmt: skip

@@ -1,14 +1,14 @@
-"""Bringing an environment's folder to the hub."""
+"""Bringing an environment's folder to the hub, and getting it back."""
 
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from flash.artifacts import Packed, pack
+from flash.artifacts import Packed, pack, unpack
 from flash.bus import Bus
 from flash.client.asking import ORG, Say, ask, silence
 from flash.contracts.keys import UPLOAD_PART_BYTES
-from flash.contracts.requests import EnvironmentPublish, EnvironmentUpload, EnvironmentVersion
+from flash.contracts.requests import EnvironmentFetch, EnvironmentPublish, EnvironmentUpload, EnvironmentVersion
 
 Progress = Callable[[int, int], object]
 """Called with bytes done and bytes in all."""
@@ -56,3 +56,14 @@ async def publish_packed(
     publish = EnvironmentPublish(org=org, environment=name, digest=packed.digest, parts=len(parts))
     version: EnvironmentVersion = await ask(bus, publish, timeout_s=check_s, patience_s=patience_s, say=say)
     return version
+
+
+async def fetch_environment(
+    bus: Bus, version: EnvironmentVersion, into: Path, *, progress: Progress = _unseen, part_s: float = 30.0
+) -> None:
+    """Lay the files of a version into a folder that is not there yet. Raises Damaged for other bytes than published."""
+    archive = bytearray()
+    async for part in bus.stream(EnvironmentFetch(reference=f"{version.id}@{version.version}"), part_s):
+        archive += part.data
+        progress(len(archive), version.packed_bytes)
+    await asyncio.to_thread(unpack, bytes(archive), into, version.digest)

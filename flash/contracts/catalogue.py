@@ -42,6 +42,7 @@ REQUESTS: tuple[type[Request], ...] = (
     requests.EnvironmentPublish,
     requests.EnvironmentResolve,
     requests.EnvironmentList,
+    requests.EnvironmentFetch,
     requests.EnvironmentCheck,
     requests.RunSubmit,
     requests.RunCancel,

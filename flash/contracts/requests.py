@@ -80,6 +80,25 @@ class EnvironmentListing(msgspec.Struct, frozen=True, kw_only=True):
     """The newest version of each."""
 
 
+class EnvironmentPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of an archive, in order."""
+
+    data: bytes
+    """At most 512 KiB."""
+
+
+class EnvironmentFetch(Request, frozen=True, kw_only=True):
+    """Give the archive of this version, part by part."""
+
+    name: ClassVar[str] = "environment.fetch"
+    service: ClassVar[str] = "hub"
+    reply: ClassVar[type[msgspec.Struct]] = EnvironmentPart
+    streams: ClassVar[bool] = True
+
+    reference: str
+    """`org/name@version`, as `environment.resolve` gives it; a bare id is the newest."""
+
+
 class EnvironmentList(Request, frozen=True, kw_only=True):
     name: ClassVar[str] = "environment.list"
     service: ClassVar[str] = "hub"

@@ -2,6 +2,6 @@
 
 Hears    nothing
 Says     environment.published
-Answers  environment.upload, environment.publish, environment.resolve, environment.list
+Answers  environment.upload, environment.publish, environment.resolve, environment.list, environment.fetch
 Keeps    environments: archives in the store, their versions in the records
 """

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -16,8 +16,10 @@ from flash.contracts.requests import (
     CheckReport,
     Done,
     EnvironmentCheck,
+    EnvironmentFetch,
     EnvironmentList,
     EnvironmentListing,
+    EnvironmentPart,
     EnvironmentPublish,
     EnvironmentResolve,
     EnvironmentUpload,
@@ -44,12 +46,13 @@ class Hub:
         self._settings = settings
         self._now = now
 
-    def answers(self) -> Mapping[type[Request], Callable[[Any], Awaitable[Any]]]:
+    def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
         return {
             EnvironmentUpload: self.on_environment_upload,
             EnvironmentPublish: self.on_environment_publish,
             EnvironmentResolve: self.on_environment_resolve,
             EnvironmentList: self.on_environment_list,
+            EnvironmentFetch: self.on_environment_fetch,
         }
 
     async def on_environment_upload(self, request: EnvironmentUpload) -> Done:
@@ -86,6 +89,13 @@ class Hub:
         found = versions.newest((await self._records.all()).values())
         mine = [version for version in found if version.id.startswith(f"{request.org}/")]
         return EnvironmentListing(environments=sorted(mine, key=lambda version: version.id))
+
+    async def on_environment_fetch(self, request: EnvironmentFetch) -> AsyncIterator[EnvironmentPart]:
+        """The archive as it was published, in parts that fit into messages."""
+        version = await self.on_environment_resolve(EnvironmentResolve(reference=request.reference))
+        archive = await self._store.get(version.key)
+        for start in range(0, len(archive), UPLOAD_PART_BYTES):
+            yield EnvironmentPart(data=archive[start : start + UPLOAD_PART_BYTES])
 
     async def _taken_in(self, request: EnvironmentPublish) -> EnvironmentVersion:
         """Put the parts together, have a scorer look at them, and keep the archive."""

@@ -1,4 +1,4 @@
-"""Bringing an environment's folder to the hub: flash/client/transfers.py."""
+"""Bringing an environment's folder to the hub, and getting it back: flash/client/transfers.py."""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
-from flash.client.transfers import publish_environment, publish_packed
+from flash.client.transfers import fetch_environment, publish_environment, publish_packed
 from flash.contracts.requests import CheckReport, EnvironmentCheck, EnvironmentResolve
 from services.hub.service import Hub
 from services.hub.settings import Settings
@@ -66,3 +66,17 @@ async def test_with_no_scorer_up_the_push_waits_and_says_so(bus: MemoryBus, fold
 
     assert (await asyncio.wait_for(pushing, 10)).id == "local/sums"
     assert said == ["waiting for the hub: no scorer is up to check the environment"]
+
+
+async def test_a_version_comes_back_as_it_was_published(bus: MemoryBus, folder: Path, tmp_path: Path) -> None:
+    await bus.answer("scorer", {EnvironmentCheck: sound})
+    version = await publish_environment(bus, folder, "sums")
+    progress: list[tuple[int, int]] = []
+
+    await fetch_environment(
+        bus, version, tmp_path / "fetched", progress=lambda done, total: progress.append((done, total))
+    )
+
+    assert (tmp_path / "fetched/dataset/train.jsonl").read_bytes() == (folder / "dataset/train.jsonl").read_bytes()
+    assert len(progress) > 1
+    assert progress[-1] == (version.packed_bytes, version.packed_bytes)
