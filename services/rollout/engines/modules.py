@@ -27,7 +27,7 @@ class Cohort:
 
     rows: list[Row]
     cache: Any
-    seen_NT: Tensor  # noqa: N815
+    seen_NT: Tensor
     """1 where a token stands, 0 where there is padding."""
 
     def keep(self, indices: list[int]) -> None:
