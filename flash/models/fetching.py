@@ -114,7 +114,8 @@ def _has_pip() -> bool:
 
 
 def _run(command: list[str], failed: str, env: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    # Descriptors that may be inherited are: the lock is held until this child, too, has ended (see `_alone`).
+    done = subprocess.run(command, capture_output=True, text=True, env=env, close_fds=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         errors = [line for line in said if line.startswith("ERROR")]
@@ -123,8 +124,13 @@ def _run(command: list[str], failed: str, env: dict[str, str] | None = None) -> 
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """One pull of a model at a time on this machine; the lock falls when its holder dies."""
+    """One pull of a model at a time on this machine.
+
+    The lock falls when its holder and the holder's children are gone: a pull that was killed may leave a conversion
+    running, which must not write into what the next pull makes.
+    """
     with lock.open("w") as file:
+        os.set_inheritable(file.fileno(), True)
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
