@@ -5,6 +5,7 @@ told when the author's code takes the process down.
 """
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,7 @@ class Hosted:
             record=row["record"], input=row["input"], id=row["id"], metadata=row["metadata"], output=row["output"]
         )
         texts: list[str] = args["texts"]
+        random.seed(f"{example.id} {texts}")  # the same group draws the same numbers, whatever is scored before it
         if args["thinking"]:
             texts = [split_thinking(text, prompt_opened=args["prompt_opened"]) for text in texts]
         if self._scores_groups():
@@ -122,6 +124,17 @@ class Hosted:
                 for done in [pool.submit(score, index) for index in range(len(texts))]:
                     done.result()
         return sum(took_s)
+
+    def score_groups(self, args: Mapping[str, Any], tell: Tell) -> float:
+        """`score` for several groups, one after another, their answers numbered through."""
+        first, busy_s = 0, 0.0
+        for group in args["groups"]:
+            def tell_from(index: int, value: dict[str, Any], first: int = first) -> None:
+                tell(first + index, value)
+
+            busy_s += self.score({**args, **group}, tell_from)
+            first += len(group["texts"])
+        return busy_s
 
     def _score_one(self, example: TaskExample, text: str) -> dict[str, Any]:
         normal = self.environment.normalize_response_text(example, text)

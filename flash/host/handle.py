@@ -115,6 +115,39 @@ class Host:
         verdicts.update(zip(rest, alone, strict=True))
         return [verdicts[at] for at in range(len(texts))]
 
+    async def score_groups(
+        self, groups: Sequence[tuple[Example, Sequence[str]]], *, deadline_s: float, thinking: bool = False
+    ) -> list[list[Verdict]]:
+        """`score` for each of several examples and its answers.
+
+        Where answers took little, they are all scored in one fork, which would have cost most of the time; what a group
+        leaves behind in the environment's memory is then seen by the groups after it.
+        """
+        if len(groups) < 2 or not self._quick or self.about.isolation == "call":
+            each = (self.score(*group, deadline_s=deadline_s, thinking=thinking) for group in groups)
+            return list(await asyncio.gather(*each))
+        given = {
+            "groups": [{"example": example, "texts": texts} for example, texts in groups],
+            "thinking": thinking,
+            "prompt_opened": False,
+            "at_once": 1,
+        }
+        num_texts = sum(len(texts) for _, texts in groups)
+        largest = max(len(texts) for _, texts in groups)
+        deadline = deadline_s * largest if self.about.scores_groups else deadline_s
+        verdicts, ended = await self._ask_once("score_groups", given, num_texts, deadline)
+        self._quick = ended.status == "ok" and ended.busy_us < _QUICK_US * num_texts
+        found: list[list[Verdict]] = []
+        first = 0
+        for example, texts in groups:
+            places = range(first, first + len(texts))
+            if all(at in verdicts for at in places):
+                found.append([verdicts[at] for at in places])
+            else:  # whoever is to blame, this group was cut short
+                found.append(await self.score(example, texts, deadline_s=deadline_s, thinking=thinking))
+            first += len(texts)
+        return found
+
     async def close(self) -> None:
         self._closed = True
         async with self._restarting:
@@ -135,21 +168,25 @@ class Host:
     async def _score_once(
         self, given: Mapping[str, Any], texts: Sequence[str], deadline_s: float, link: Link | None = None
     ) -> tuple[dict[int, Verdict], Ended]:
+        # A comparing environment scores all in one call, which gets the time of all.
+        deadline_s *= len(texts) if self.about.scores_groups else 1
+        return await self._ask_once("score", {**given, "texts": texts}, len(texts), deadline_s, link)
+
+    async def _ask_once(
+        self, method: str, args: Mapping[str, Any], num_texts: int, deadline_s: float, link: Link | None = None
+    ) -> tuple[dict[int, Verdict], Ended]:
         verdicts: dict[int, Verdict] = {}
 
         def hear(payload: bytes, output: str) -> None:
-            if (heard := _verdict(payload, output)) and 0 <= heard[0] < len(texts):
+            if (heard := _verdict(payload, output)) and 0 <= heard[0] < num_texts:
                 verdicts.setdefault(*heard)
 
-        # A comparing environment scores all in one call, which gets the time of all.
-        deadline_s *= len(texts) if self.about.scores_groups else 1
-        cpu_s = self.spec.limits.cpu_s * len(texts)
-        args = {**given, "texts": texts}
+        cpu_s = self.spec.limits.cpu_s * num_texts
         if link is not None:
-            return verdicts, await link.ask("score", args, hear, deadline_s=deadline_s, cpu_s=cpu_s)
+            return verdicts, await link.ask(method, args, hear, deadline_s=deadline_s, cpu_s=cpu_s)
         async with self._slots:
             link = await self._living()
-            return verdicts, await link.ask("score", args, hear, deadline_s=deadline_s, cpu_s=cpu_s)
+            return verdicts, await link.ask(method, args, hear, deadline_s=deadline_s, cpu_s=cpu_s)
 
     async def _dataset(self, method: str, args: Mapping[str, Any], deadline_s: float) -> list[_Row]:
         told: list[_Row] = []

@@ -357,7 +357,10 @@ def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
                 sys.stderr.flush()
             channel.sendall(HEAD.pack(len(payload), os.fstat(1).st_size) + payload)
 
-    busy_s = {"rows": hosted.rows, "check": hosted.check, "score": hosted.score}[method](args, tell) or 0.0
+    methods = {
+        "rows": hosted.rows, "check": hosted.check, "score": hosted.score, "score_groups": hosted.score_groups,
+    }  # fmt: skip
+    busy_s = methods[method](args, tell) or 0.0
     channel.sendall(HEAD.pack(0, min(int(busy_s * 1e6), 2**32 - 1)))
     os._exit(0)
 
