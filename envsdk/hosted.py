@@ -9,10 +9,12 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from envsdk import dialects
+from envsdk.environments import with_system_text
 from envsdk.examples import Message, TaskExample, checked_message, stable_example_id
 from envsdk.faults import NoRewardError, fault
 from envsdk.loading import accepted_params, checked_environment, find_factory, names_param
@@ -43,15 +45,10 @@ class Hosted:
     def load(cls, folder: Path, params: Mapping[str, Any]) -> "Hosted":
         """Import `environment.py` and call its factory.
 
-        Raises whatever the author's code raises, and TypeError for what is no environment or takes several turns.
+        Raises whatever the author's code raises, and TypeError for what is no environment.
         """
         factory, origin = find_factory(folder / "environment.py", "load_environment")
         environment = checked_environment(factory(**accepted_params(factory, params, origin)), origin)
-        if isinstance(environment, dialects.multi_turn_types()):
-            raise TypeError(
-                f"{type(environment).__name__} is a multi-turn environment, and this version of Flash plays "
-                "single-turn environments only: subclass EnvironmentSingleTurn"
-            )
         split = params.get("split") or DEFAULT_SPLIT
         return cls(environment, folder, params, in_code=split == DEFAULT_SPLIT or names_param(factory, "split"))
 
@@ -64,8 +61,32 @@ class Hosted:
             "prompt_text": prompt_text(self.folder, self.params),
             "max_score_concurrency": self._at_once(),
             "isolation": "call" if getattr(self.environment, "isolation", "group") == "call" else "group",
-            "scores_groups": self._scores_groups(),
+            "scores_groups": self.compares_episodes() if self.multi_turn else self._scores_groups(),
+            "multi_turn": self.multi_turn,
         }
+
+    @property
+    def multi_turn(self) -> bool:
+        return isinstance(self.environment, dialects.multi_turn_types())
+
+    def compares_episodes(self) -> bool:
+        """The author compares the episodes of a group: they are scored in one call, and fail together."""
+        return self._overrides("score_episodes")
+
+    def opening(self, example: TaskExample, text: str, where: str) -> list[Message]:
+        """The messages that open an episode. Raises ValueError, which begins with `where`, for what are none."""
+        opening = self.environment.start_episode(example, text)
+        if not isinstance(opening, list | tuple) or not opening:
+            raise ValueError(f"{where}: start_episode gave a {_kind(opening)}, wanted a list of at least one message")
+        messages = list(_messages(opening, f"{where}: message"))
+        return with_system_text(messages, text) if self.multi_turn else messages
+
+    def most_turns(self, example: TaskExample, where: str) -> int:
+        """How many actions the policy has in an episode of this example, whatever else ends it."""
+        turns = self.environment.max_episode_turns(example)
+        if type(turns) is not int or turns < 1:
+            raise ValueError(f"{where}: max_episode_turns gave {_shown(turns)}, wanted a whole number of at least 1")
+        return turns
 
     def rows(self, args: Mapping[str, Any], tell: Tell) -> None:
         """Rows `start` to `start + count` of a split, rendered; first their total. A bad row is told as a fault."""
@@ -95,25 +116,20 @@ class Hosted:
 
         Gives the seconds that the answers took, added up: more than passed where they were scored side by side.
         """
-        row = args["example"]
-        example = TaskExample(
-            record=row["record"], input=row["input"], id=row["id"], metadata=row["metadata"], output=row["output"]
-        )
+        example = example_of(args["example"])
         texts: list[str] = args["texts"]
         random.seed(f"{example.id} {texts}")  # the same group draws the same numbers, whatever is scored before it
         if args["thinking"]:
             texts = [split_thinking(text, prompt_opened=args["prompt_opened"]) for text in texts]
         if self._scores_groups():
-            began = time.perf_counter()
-            self._score_group(example, texts, tell)
-            return time.perf_counter() - began
+            return self._score_group(example, texts, tell)
         took_s: list[float] = []
 
         def score(index: int) -> None:
             began = time.perf_counter()
             found = self._verdict(self._score_one, example, texts[index])
             took_s.append(time.perf_counter() - began)
-            tell(index, found)
+            tell(index, {**found, "took_s": took_s[-1]})
 
         at_once = min(args["at_once"], len(texts))
         if at_once <= 1:
@@ -129,6 +145,7 @@ class Hosted:
         """`score` for several groups, one after another, their answers numbered through."""
         first, busy_s = 0, 0.0
         for group in args["groups"]:
+
             def tell_from(index: int, value: dict[str, Any], first: int = first) -> None:
                 tell(first + index, value)
 
@@ -142,8 +159,8 @@ class Hosted:
             normal = Answer(normal, thinking=text.thinking, raw=text.raw)
         return verdict(self.environment.score_response(example, normal))
 
-    def _score_group(self, example: TaskExample, texts: Sequence[str], tell: Tell) -> None:
-        """The author compares answers: all are scored in one call, and fail together."""
+    def _score_group(self, example: TaskExample, texts: Sequence[str], tell: Tell) -> float:
+        """The author compares answers: all are scored in one call, and fail together. Gives the seconds it took."""
 
         def score() -> list[Any]:
             results = self.environment.score_responses(example, list(texts))
@@ -152,14 +169,17 @@ class Hosted:
                 raise NoRewardError(f"score_responses gave {found} for {len(texts)} answers, wanted one for each")
             return list(results)
 
+        began = time.perf_counter()
+        results, found = [], {}
         try:
             results = score()
         except BaseException as error:
-            for index in range(len(texts)):
-                tell(index, {"fault": fault(error, self.folder)})
-            return
-        for index, result in enumerate(results):
-            tell(index, self._verdict(verdict, result))
+            found = {"fault": fault(error, self.folder)}
+        took_s = time.perf_counter() - began
+        for index in range(len(texts)):
+            found = self._verdict(verdict, results[index]) if results else found
+            tell(index, {**found, "took_s": took_s})
+        return took_s
 
     def _verdict(self, give: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
         try:
@@ -172,9 +192,8 @@ class Hosted:
 
     def _rendered(self, example: TaskExample, index: int, text: str) -> dict[str, Any]:
         where = f"row {index + 1}"
-        opening = self.environment.start_episode(example, text)
-        if not isinstance(opening, list | tuple) or not opening:
-            raise ValueError(f"{where}: start_episode gave a {_kind(opening)}, wanted a list of at least one message")
+        example = deepcopy(example) if self.multi_turn else example  # an episode may write on it
+        opening = self.opening(example, text, where)
         return {
             "index": index,
             "id": stable_example_id(index),
@@ -182,8 +201,9 @@ class Hosted:
             "output": plain(example.output, f"{where}: output"),
             "metadata": plain(example.metadata, f"{where}: metadata"),
             "record": plain(example.record, f"{where}: record"),
-            "messages": list(_messages(opening, f"{where}: message")),
+            "messages": opening,
             "completion": self._completion(example, where),
+            "max_turns": self.most_turns(example, where) if self.multi_turn else None,
         }
 
     def _completion(self, example: TaskExample, where: str) -> list[Message] | None:
@@ -210,14 +230,21 @@ class Hosted:
         return method in vars(self.environment) or defined.partition(".")[0] not in ("envsdk", "freesolo")
 
 
-def verdict(result: Any) -> dict[str, Any]:
+def example_of(row: Mapping[str, Any]) -> TaskExample:
+    """A rendered row as authors see it."""
+    return TaskExample(
+        record=row["record"], input=row["input"], id=row["id"], metadata=row["metadata"], output=row["output"]
+    )
+
+
+def verdict(result: Any, given_by: str = "score_response") -> dict[str, Any]:
     """A RewardResult, or a number alone, as plain data. Raises NoRewardError for anything else."""
     if not (hasattr(result, "score") and hasattr(result, "resolved_success")):
         if type(result) not in _NUMBERS:
             raise NoRewardError(
-                f"score_response gave {_shown(result)} (a {_kind(result)}), wanted a RewardResult or a number"
+                f"{given_by} gave {_shown(result)} (a {_kind(result)}), wanted a RewardResult or a number"
             )
-        reward = number(result, "score_response gave")
+        reward = number(result, f"{given_by} gave")
         return {"reward": reward, "success": reward > 0}
     reward = number(result.score, "score is")
     return {

@@ -48,6 +48,8 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     """What the policy is shown: the environment's opening of an episode."""
     completion: list[Message] | None = None
     """The gold turns that follow it; None where the row has no output."""
+    max_turns: int | None = None
+    """How many actions the policy has in an episode; None: a single turn, whose text is scored."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,16 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One action of the policy in an episode."""
+
+    tokens: int
+    """How many it wrote, the closing one included."""
+    finish_reason: Literal["stop", "length"]
+    took_s: float = 0.0
+    """From asking for it to what the environment made of it."""
+
+
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of the policy at an example. T tokens follow the prompt."""
 
@@ -71,9 +83,13 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     mask: bytes = b""
     """[T] one byte a token: 1 where the policy wrote it, 0 for what the environment added."""
     text: str = ""
-    """What the policy said, decoded, without special tokens."""
+    """What the policy said, decoded, without special tokens; of an episode the last turn."""
     finish_reason: Literal["stop", "length", "fault"] = "stop"
-    """`length`: cut at max_tokens."""
+    """`length`: cut at max_tokens, or by the model's context."""
+    messages: list[Message] = []
+    """What followed the opening of an episode: the policy's turns, the environment's, those of tools."""
+    turns: list[Turn] = []
+    """The policy's turns of an episode."""
     fault: Fault | None = None
 
 
@@ -89,4 +105,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The environment's own remark that something went wrong although it gave a score."""
     output: str = ""
     """What the author's code printed, cut to a bounded length."""
+    took_s: float = 0.0
+    """How long the author's code worked at it; of a comparing one, at the whole group. 0.0 where it did not end."""
     fault: Fault | None = None

@@ -227,7 +227,7 @@ def _verdict(payload: bytes, output: str) -> tuple[int, Verdict] | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     if verdict.fault is not None:
-        return at, Verdict(fault=verdict.fault, output=output)
+        return at, Verdict(fault=verdict.fault, output=output, took_s=verdict.took_s)
     if verdict.reward is None or not -_LARGEST_REWARD <= verdict.reward <= _LARGEST_REWARD:
         return None
     return at, msgspec.structs.replace(verdict, output=output)
