@@ -31,6 +31,17 @@ def push(parser: ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="write the id into configs whose id is empty")
 
 
+def score(parser: ArgumentParser) -> None:
+    parser.add_argument("environment", metavar="PATH|ID", help="a folder, one file, or the id of a published one")
+    parser.add_argument("--input", required=True, metavar="TEXT", help="the row's input")
+    parser.add_argument("--output", metavar="TEXT", help="the row's expected output")
+    parser.add_argument(
+        "--text", dest="texts", action="append", default=[], metavar="REPLY", help="what was answered; several: a group"
+    )
+    _loading(parser)
+    parser.add_argument("--deadline", type=float, default=60.0, metavar="S", help="for each reply; default: 60")
+
+
 def evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("environment", metavar="ENV", help="NAME, org/name or org/name@version")
     parser.add_argument("-m", "--model", required=True, metavar="REF", help="a base model, RUN or RUN/step-N")
@@ -80,6 +91,15 @@ def chat(parser: ArgumentParser) -> None:
 
 def pull(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
+
+
+def _loading(parser: ArgumentParser) -> None:
+    """How the environment is loaded."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="for params and thinking; default: configs/rl.toml, else sft.toml"
+    )
+    one = "one param of load_environment(), over the config's; may be repeated"
+    parser.add_argument("--param", dest="params", action="append", default=[], metavar="k=v", help=one)
 
 
 def _run(parser: ArgumentParser) -> None:

@@ -1,0 +1,137 @@
+"""What `env test`, `env score` and `env eval` share: the author's package as a run gets it, its config, and a host."""
+
+import asyncio
+import tempfile
+from argparse import Namespace
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cli import output
+from flash.artifacts import ENTRY, Packed, pack, unpack
+from flash.config.overlay import merged, parsed
+from flash.config.run import ENVIRONMENT_ID, load
+from flash.errors import ConfigError, NotFound
+from flash.host import Host, HostSpec, Limits, LoadFailed
+
+LOAD_S = 120.0
+"""How long `load_environment()` may take."""
+
+CONFIGS = ("configs/rl.toml", "configs/sft.toml")
+"""Where a project's config is looked for, in this order."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the environment is loaded, and what it is asked for."""
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    thinking: bool = False
+    algorithm: str = ""
+    """Of the config; empty where there is none."""
+    config: Path | None = None
+
+
+@dataclass(frozen=True)
+class Package:
+    """An environment's files on this machine, unpacked as a run unpacks them."""
+
+    folder: Path
+    name: str
+    packed: Packed | None = None
+    """None where the hub had it."""
+
+
+def setup(config: Path | None, beside: Path, assignments: Iterable[str]) -> Setup:
+    """What `--config`, or else the project's own config, and each `--param` say. Raises ConfigError."""
+    found = config or next((beside / name for name in CONFIGS if (beside / name).is_file()), None)
+    given = _params(assignments)
+    if found is None:
+        return Setup(params=given)
+    read = load(found)
+    params = merged(read.environment.params, given)
+    return Setup(params=params, thinking=read.thinking, algorithm=read.algorithm, config=found)
+
+
+def project(reference: str) -> Path:
+    """The folder whose `configs/` belong to an environment: its own, or for a published one the current folder."""
+    place = Path(reference)
+    return place if place.is_dir() else place.parent if place.is_file() else Path()
+
+
+@asynccontextmanager
+async def package(reference: str, options: Namespace) -> AsyncIterator[Package]:
+    """A folder or file here, packed and unpacked, or what the hub has under an id. Raises a FlashError.
+
+    What a run would not get is not there either.
+    """
+    place = _here(reference)
+    if place is None:
+        yield await _fetched(reference, options)
+        return
+    packed = await asyncio.to_thread(pack, place)
+    with tempfile.TemporaryDirectory(prefix="flash-env-") as scratch:
+        folder = Path(scratch) / "environment"
+        await asyncio.to_thread(unpack, packed.data, folder, packed.digest)
+        yield Package(folder, place.name, packed)
+
+
+@asynccontextmanager
+async def host(
+    package: Package, params: Mapping[str, Any], *, slots: int = 4, load_s: float = LOAD_S
+) -> AsyncIterator[Host]:
+    """The environment in a clean process. Raises LoadFailed."""
+    spec = HostSpec(folder=package.folder, params=params, limits=Limits(slots=slots))
+    started = await Host.start(spec, load_timeout_s=load_s)
+    try:
+        yield started
+    finally:
+        await started.close()
+
+
+def told(failed: LoadFailed) -> str:
+    """Why it cannot be loaded, with the author's frames."""
+    return f"{missing(failed) or failed.fault.message}\n{failed.fault.traceback}".rstrip()
+
+
+def missing(failed: LoadFailed) -> str:
+    """A sentence on what the package needs and this machine lacks; empty for other failures."""
+    if not failed.missing:
+        return ""
+    if failed.fault.message.startswith("KeyError"):
+        return f"the environment reads the variable {failed.missing}, which is not set for it"
+    return f"the environment imports {failed.missing}, which is not installed here"
+
+
+def _here(reference: str) -> Path | None:
+    place = Path(reference)
+    return place.resolve() if place.exists() else None
+
+
+async def _fetched(reference: str, options: Namespace) -> Package:
+    from cli.session import stack
+    from flash import client
+    from flash.client.asking import ORG
+
+    named = reference if "/" in reference else f"{ORG}/{reference}"
+    if not ENVIRONMENT_ID.fullmatch(named):
+        raise NotFound(f"{reference} is neither a folder with {ENTRY} nor the id of an environment, org/name")
+    async with stack(options) as bus:
+        version = await client.pin(bus, named, say=output.note)
+        # Where the scorer of this machine keeps them too: what lies under a digest has that digest.
+        folder = options.home / "cache" / "environments" / version.digest
+        if not folder.is_dir():
+            await client.fetch_environment(bus, version, folder)
+    return Package(folder, f"{version.id}@{version.version}")
+
+
+def _params(assignments: Iterable[str]) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for text in assignments:
+        name, found, value = text.partition("=")
+        if not found or not name.strip():
+            raise ConfigError(f"--param must be name=value, for example level=3, but got {text!r}")
+        params[name.strip()] = parsed(value.strip())
+    return params

@@ -1,0 +1,89 @@
+"""`flash env score`: one call of an author's scorer, through the host that a run uses."""
+
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from cli import authoring, metrics, output
+from envsdk.examples import task_example_from_record
+from flash.contracts.values import Example, Verdict
+from flash.errors import ConfigError
+from flash.host import LoadFailed
+
+FAILED = 1
+
+
+async def score(options: Namespace) -> int | None:
+    if not options.texts:
+        raise ConfigError("--text is missing: give the reply that is to be scored, once or several times")
+    setup = authoring.setup(options.config, authoring.project(options.environment), options.params)
+    example = example_of(options.input, options.output)
+    failed = False
+    async with authoring.package(options.environment, options) as package:
+        began = time.perf_counter()
+        try:
+            async with authoring.host(package, setup.params) as host:
+                began = time.perf_counter()
+                verdicts = await host.score(
+                    example, options.texts, deadline_s=options.deadline, thinking=setup.thinking
+                )
+        except LoadFailed as error:
+            output.note(f"error: {authoring.told(error)}")
+            verdicts, failed = [Verdict(fault=error.fault)] * len(options.texts), True
+        took_s = time.perf_counter() - began
+    if output.wants_json(options):
+        output.data({"rollouts": [as_data(verdict, took_s) for verdict in verdicts]})
+    else:
+        for line in lines(verdicts, took_s):
+            output.line(line)
+    return FAILED if failed else None
+
+
+def example_of(text: str, gold: str | None) -> Example:
+    """A row that has never been in a dataset."""
+    record = {"input": text} if gold is None else {"input": text, "output": gold}
+    row = task_example_from_record(record)
+    return Example(index=0, id=row.id or "", input=row.input, output=row.output, record=record)
+
+
+def as_data(verdict: Verdict, took_s: float) -> dict[str, Any]:
+    """What programs read of a rollout. One that did not end took as long as all of them."""
+    fault = verdict.fault
+    return {
+        "reward": verdict.reward,
+        "success": verdict.success,
+        "metrics": [msgspec.to_builtins(metric) for metric in verdict.metrics],
+        "fault": msgspec.to_builtins(fault) if fault else None,
+        "output": verdict.output,
+        "took_s": round(verdict.took_s or took_s, 6),
+    }
+
+
+def lines(verdicts: Sequence[Verdict], took_s: float) -> list[str]:
+    """What a person reads."""
+    found: list[str] = []
+    for number, verdict in enumerate(verdicts, start=1):
+        head = f"#{number}  " if len(verdicts) > 1 else ""
+        took = f"{(verdict.took_s or took_s) * 1e3:.1f} ms"
+        if fault := verdict.fault:
+            found.append(f"{head}fault {fault.kind}: {fault.message}  ({took})")
+            found += _indented(fault.traceback)
+        else:
+            success = {True: "success", False: "no success", None: "success unknown"}[verdict.success]
+            found.append(f"{head}reward {metrics.number(verdict.reward)}  {success}  ({took})")
+        for metric in verdict.metrics:
+            value = metric.score if metric.score is not None else metric.value
+            reason = f": {metric.reason}" if metric.reason else ""
+            found.append(f"    {metric.name} {metrics.number(value)}{reason}")
+        if verdict.error:
+            found.append(f"    error: {verdict.error}")
+        if verdict.output:
+            found += ["    printed:", *_indented(verdict.output)]
+    return found
+
+
+def _indented(text: str) -> list[str]:
+    return [f"      {line}" for line in text.rstrip().splitlines()]
