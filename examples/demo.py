@@ -32,13 +32,17 @@ class Lesson:
     """Held-out rows of each evaluation."""
     rollouts: int
     """Attempts at each of them, sampled at temperature 1."""
+    max_tokens: int
+    """Of an answer, in the evaluations."""
     wanted_gain: float
     """By how much GRPO must raise the held-out success of SFT."""
 
 
 LESSONS = {
-    "tiny": Lesson("sort", "Sort: 7 3 9 1 5", examples=32, rollouts=4, wanted_gain=0.20),
-    "smollm2-135m": Lesson("larger", "Which is larger, 481 or 618?", examples=32, rollouts=4, wanted_gain=0.40),
+    "tiny": Lesson("sort", "Sort: 7 3 9 1 5", examples=64, rollouts=4, max_tokens=24, wanted_gain=0.20),
+    "smollm2-135m": Lesson(
+        "larger", "Which is larger, 481 or 618?", examples=64, rollouts=4, max_tokens=12, wanted_gain=0.40
+    ),
 }
 
 console = Console(stderr=True, highlight=False)
@@ -82,7 +86,7 @@ def taught(flash: "Flash", model: str, lesson: Lesson, seed: int) -> dict[str, A
     found = {
         name: flash.data(
             "env", "eval", lesson.template, "-m", reference, "-n", str(lesson.examples), "-r", str(lesson.rollouts),
-            "--split", "eval", "--temperature", "1.0",
+            "--split", "eval", "--temperature", "1.0", "--max-tokens", str(lesson.max_tokens),
         )
         for name, reference in {"base": model, "sft": sft, "grpo": grpo}.items()
     }  # fmt: skip
