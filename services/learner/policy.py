@@ -5,14 +5,17 @@ the same way, on the same kind of CPU and number of threads, give the same adapt
 training mode (it has no dropout to switch on), and no random number is drawn after the start.
 """
 
+import asyncio
 import hashlib
 import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import safetensors.torch
@@ -26,6 +29,8 @@ from services.learner.failures import CannotTrain, RunOver
 from services.learner.forward import logprobs
 from services.learner.loss import Figures, Flat, Loss
 from services.learner.rows import MicroBatch, micro_batches
+
+R = TypeVar("R")
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -66,6 +71,9 @@ class Base:
         self.capabilities: Capabilities = prove(self.model)
         self.turn = threading.Lock()
         """Held by whoever computes. A run that was taken away may still be in the middle of a pass."""
+        # One thread for all arithmetic: glibc keeps what a thread has freed for that thread, so that passes in changing
+        # threads would each hold on to a pass's memory.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="base")
         self._linear = _linear_layers(model)
         self._wrapped: PeftModel | None = None
         self._numbers = itertools.count(1)
@@ -80,6 +88,10 @@ class Base:
             folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
         )
         return cls(model.to(device), name)
+
+    async def compute(self, work: Callable[..., R], *arguments: Any, **named: Any) -> R:
+        """Run what blocks on the thread of this base."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments, **named))
 
     def tokens_in(self, num_bytes: int) -> int:
         """About how many tokens can pass through the model, and back, in that much memory.

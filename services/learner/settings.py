@@ -19,7 +19,7 @@ class Settings(ServiceSettings, frozen=True):
     max_tokens_per_forward: int = Field(0, ge=0)
     """Tokens that pass through the model at once, padding counted; 0: as many as fit into `forward_bytes`. More is
     faster on small models and on GPUs. A single longer row goes alone."""
-    forward_bytes: int = Field(768 * 1024 * 1024, ge=1024 * 1024)
+    forward_bytes: int = Field(512 * 1024 * 1024, ge=1024 * 1024)
     """Memory that one such pass and its gradient may take, by a rule of thumb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the first GPU if there is one."""

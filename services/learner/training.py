@@ -70,15 +70,15 @@ class Training:
         for step in sorted(self._recorded.saved, reverse=True):
             if found := await checkpoints.read(self._store, self._recorded.saved[step].key):
                 manifest, files = found
-                self._policy = await asyncio.to_thread(self._base.load_adapter, files)
-                await asyncio.to_thread(self._policy.restore, files)
+                self._policy = await self._base.compute(self._base.load_adapter, files)
+                await self._base.compute(self._policy.restore, files)
                 self._files = {name: files[name] for name in (CONFIG, WEIGHTS)}
                 self._ref, self.done = manifest.policy, step
                 log.info("run.taken-up", run_id=self._spec.run_id, step=step, attempt=self._attempt)
                 return []
             self._unusable.add(step)
         self._policy = await self._first_policy()
-        self._files = await asyncio.to_thread(self._policy.files)
+        self._files = await self._base.compute(self._policy.files)
         return await self._tell(self._finished(0, self._ref_of(0)))
 
     async def step(self, step: int, lesson: Lesson) -> list[Event]:
@@ -86,7 +86,7 @@ class Training:
         began = time.perf_counter()
         if lesson.trees:
             update = await self._update(step, lesson)
-            self._files = await asyncio.to_thread(self._live().files)
+            self._files = await self._base.compute(self._live().files)
             finished = self._finished(step, self._ref_of(step), lesson, update)
         else:
             resting = PolicyRef(version=step, key=self._ref.key, digest=self._ref.digest)
@@ -106,7 +106,7 @@ class Training:
                 policy=self._ref,
                 model=self._spec.model,
                 seed=self._spec.seed,
-                files=self._files | {STATE: await asyncio.to_thread(self._live().state)},
+                files=self._files | {STATE: await self._base.compute(self._live().state)},
                 final=self.done == self._started.steps,
             )
             self._saver.offer(save)
@@ -127,12 +127,12 @@ class Training:
         self._saver.close()
         if self._policy is not None:
             policy, self._policy = self._policy, None
-            await asyncio.to_thread(policy.release)
+            await self._base.compute(policy.release)
 
     async def _first_policy(self) -> Policy:
         train = self._train
         if train.init_from_adapter is None:
-            return await asyncio.to_thread(
+            return await self._base.compute(
                 self._base.fresh, rank=train.lora_rank, alpha=train.lora_alpha, seed=self._spec.seed
             )
         begin = train.init_from_adapter
@@ -142,13 +142,13 @@ class Training:
             raise CannotTrain(f"the adapter to start from cannot be had: {error}") from error
         if begin.digest and digest_of(files) != begin.digest:
             raise CannotTrain(f"the adapter to start from is {digest_of(files)}, but {begin.digest} was asked for")
-        return await asyncio.to_thread(self._base.load_adapter, files)
+        return await self._base.compute(self._base.load_adapter, files)
 
     async def _update(self, step: int, lesson: Lesson) -> Update:
         before = self._recorded.finished.get(step)
         cut = Cut(before.micro_batch, before.threads) if before and before.micro_batch else self._cut
         async with self._turn:
-            return await asyncio.to_thread(
+            return await self._base.compute(
                 self._live().update,
                 lesson.trees,
                 lesson.loss,
