@@ -192,8 +192,8 @@ class Hosted:
 
     def _rendered(self, example: TaskExample, index: int, text: str) -> dict[str, Any]:
         where = f"row {index + 1}"
-        example = deepcopy(example) if self.multi_turn else example  # an episode may write on it
-        opening = self.opening(example, text, where)
+        own = deepcopy(example) if self.multi_turn else example  # an episode may write on it
+        opening = self.opening(own, text, where)
         return {
             "index": index,
             "id": stable_example_id(index),
@@ -203,7 +203,7 @@ class Hosted:
             "record": plain(example.record, f"{where}: record"),
             "messages": opening,
             "completion": self._completion(example, where),
-            "max_turns": self.most_turns(example, where) if self.multi_turn else None,
+            "max_turns": self.most_turns(own, where) if self.multi_turn else None,
         }
 
     def _completion(self, example: TaskExample, where: str) -> list[Message] | None:

@@ -49,6 +49,8 @@ class GroupGenerated(GroupEvent, frozen=True, kw_only=True):
     """[G]"""
     prompt_opened: bool = False
     """The rendered prompt ended inside a `<think>`, so what the policy wrote begins with a thought."""
+    verdicts: list[Verdict] = []
+    """[G] of episodes, which are scored where they were played; empty: a scorer is to score the texts."""
     replica: str = ""
     took_s: float = 0.0
 

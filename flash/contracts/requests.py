@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from flash.contracts.base import Request, Token
 from flash.contracts.spec import RunSpec
-from flash.contracts.values import Fault, Message, PolicyRef
+from flash.contracts.values import Example, Fault, Message, PolicyRef, Verdict
 
 EnvironmentName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 
@@ -131,6 +131,100 @@ class EnvironmentCheck(Request, frozen=True, kw_only=True):
     key: str
     digest: str
     params: dict[str, Any] = {}
+
+
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """How an episode begins, or why it cannot."""
+
+    messages: list[Message] = []
+    fault: Fault | None = None
+
+
+class EpisodesStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """Who plays the environment's part, from now on."""
+
+    replica: str = ""
+    """The scorer that holds the episodes; empty: none was opened."""
+    episodes: str = ""
+    """What they are called there, all together."""
+    openings: list[Opening] = []
+    """One an episode."""
+    compared: bool = False
+    """The environment compares them when it scores, so they stay together whatever happens."""
+    alone: bool = False
+    """None was opened: the environment wants each episode by itself."""
+    fault: Fault | None = None
+    """None was opened: the environment cannot be loaded. Without it, there was no room: ask again soon."""
+
+
+class EpisodeStart(Request, frozen=True, kw_only=True):
+    """Open some episodes of one example, in one process until they are scored or their lease ends."""
+
+    name: ClassVar[str] = "episode.start"
+    service: ClassVar[str] = "scorer"
+    reply: ClassVar[type[msgspec.Struct]] = EpisodesStarted
+
+    run_id: Token
+    example: Example
+    count: int
+
+
+class HeldRequest(Request, frozen=True, kw_only=True):
+    """Something about open episodes. Raises NotFound where they are gone: then they begin anew."""
+
+    route: ClassVar[str | None] = "replica"
+
+    replica: Token
+    """Who holds them."""
+    episodes: Token
+
+
+class Stepped(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows an action of the policy."""
+
+    messages: list[Message] = []
+    done: bool = True
+    fault: Fault | None = None
+    """This episode has failed; the others go on."""
+
+
+class EpisodeStep(HeldRequest, frozen=True, kw_only=True):
+    """The policy has acted. Asked twice, it is answered as at first."""
+
+    name: ClassVar[str] = "episode.step"
+    service: ClassVar[str] = "scorer"
+    reply: ClassVar[type[msgspec.Struct]] = Stepped
+
+    index: int
+    """Which of the episodes."""
+    turn: int
+    """From 0."""
+    text: str
+    prompt_opened: bool = False
+    """What the policy was shown ended inside a `<think>`."""
+
+
+class EpisodesScored(msgspec.Struct, frozen=True, kw_only=True):
+    verdicts: list[Verdict | None]
+    """In the order asked for; None: the process died before this one was scored."""
+
+
+class EpisodeScore(HeldRequest, frozen=True, kw_only=True):
+    """They are over: what do they earn? Asked twice, it is answered as at first."""
+
+    name: ClassVar[str] = "episode.score"
+    service: ClassVar[str] = "scorer"
+    reply: ClassVar[type[msgspec.Struct]] = EpisodesScored
+
+    indices: list[int]
+
+
+class EpisodeRenew(HeldRequest, frozen=True, kw_only=True):
+    """They are still being played."""
+
+    name: ClassVar[str] = "episode.renew"
+    service: ClassVar[str] = "scorer"
+    reply: ClassVar[type[msgspec.Struct]] = Done
 
 
 # scheduler

@@ -3,11 +3,13 @@
     ours ──socketpair──> zygote ──socketpair per fork──> fork        a frame: u32 little-endian length, then MessagePack
     `handle`, `link`     `zygote`                        `envsdk.hosted`
 
+A fork answers one question, or stays and plays the episodes of a group until they are scored: `episodes`.
 The zygote has the environment imported and never scores; it enforces the deadline of each answer by SIGKILL, and `link`
 enforces a later one that takes the zygote. What a fork leaves behind (processes, files, state) is gone before its group
 counts as answered. The sandbox's layers go around the zygote: they change how `link` starts it, and nothing else.
 """
 
+from flash.host.episodes import Episodes, EpisodesLost
 from flash.host.handle import Described, Host, HostSpec, Limits, LoadFailed, Page
 
-__all__ = ["Described", "Host", "HostSpec", "Limits", "LoadFailed", "Page"]
+__all__ = ["Described", "Episodes", "EpisodesLost", "Host", "HostSpec", "Limits", "LoadFailed", "Page"]

@@ -7,21 +7,13 @@ from typing import Any, Self
 
 import msgspec
 
-from flash.contracts.values import Example, Fault, FaultKind, Verdict
+from flash.contracts.values import Example, Fault, Verdict
+from flash.host.episodes import KINDS, Episodes, sound
 from flash.host.link import Described, Ended, HostSpec, Limits, Link, LoadFailed, printable
 
 __all__ = ["Described", "Host", "HostSpec", "Limits", "LoadFailed", "Page"]
 
-_KINDS: dict[str, FaultKind] = {
-    "ok": "invalid-result",
-    "timeout": "timed-out",
-    "cpu": "limit-exceeded",
-    "crash": "crashed",
-    "exit": "crashed",
-    "oversize": "limit-exceeded",
-    "lost": "crashed",
-}
-_LARGEST_REWARD = 1e9
+_LARGEST_CPU_S = 1_000_000
 _QUICK_US = 1_000
 
 
@@ -53,6 +45,8 @@ class Host:
         self.spec = spec
         self._link, self._load_timeout_s = link, load_timeout_s
         self._slots = asyncio.Semaphore(link.about.slots)
+        self._calls = asyncio.Semaphore(link.about.max_score_concurrency)
+        """Of episodes, whatever group they are of."""
         self._restarting, self._quarantine = asyncio.Lock(), asyncio.Lock()
         self._closed = False
         self._quick = False
@@ -148,6 +142,32 @@ class Host:
             first += len(texts)
         return found
 
+    async def episodes(
+        self, example: Example, count: int, *, prompt_text: str, deadline_s: float, thinking: bool = False
+    ) -> Episodes:
+        """Open the episodes of a group: a fork holds them until it is closed. Raises LoadFailed.
+
+        Waits while as many groups are open as `about.slots` allows. `deadline_s` is for each call of the author's.
+        """
+        at_once = min(self.about.max_score_concurrency, count)
+        args = {"example": example, "prompt_text": prompt_text, "thinking": thinking, "at_once": at_once}
+        cpu_s = min(self.spec.limits.cpu_s * count * ((example.max_turns or 1) + 1), _LARGEST_CPU_S)
+        await self._slots.acquire()
+        try:
+            link = await self._living()
+        except BaseException:
+            self._slots.release()
+            raise
+        episodes = Episodes(
+            lambda hear: link.converse("episodes", args, hear, cpu_s=cpu_s),
+            count,
+            deadline_s=deadline_s,
+            calls=self._calls,
+            compared=self.about.scores_groups,
+        )
+        episodes.ended.add_done_callback(lambda _: self._slots.release())
+        return episodes
+
     async def close(self) -> None:
         self._closed = True
         async with self._restarting:
@@ -226,11 +246,8 @@ def _verdict(payload: bytes, output: str) -> tuple[int, Verdict] | None:
         at, verdict = _decode_verdict(payload)
     except (msgspec.DecodeError, RecursionError):
         return None
-    if verdict.fault is not None:
-        return at, Verdict(fault=verdict.fault, output=output, took_s=verdict.took_s)
-    if verdict.reward is None or not -_LARGEST_REWARD <= verdict.reward <= _LARGEST_REWARD:
-        return None
-    return at, msgspec.structs.replace(verdict, output=output)
+    checked = sound(verdict, output)
+    return None if checked is None else (at, checked)
 
 
 def _faulted(ended: Ended, num_texts: int) -> Verdict:
@@ -238,7 +255,7 @@ def _faulted(ended: Ended, num_texts: int) -> Verdict:
     if num_texts > 1:
         detail += f", while it scored {num_texts} answers in one call"
     return Verdict(
-        fault=Fault(kind=_KINDS[ended.status], message=f"score_response: {detail}"), output=printable(ended.output)
+        fault=Fault(kind=KINDS[ended.status], message=f"score_response: {detail}"), output=printable(ended.output)
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -47,6 +48,8 @@ class Limits:
 
     slots: int = 4
     """Groups that are worked at side by side; never more than the environment's `max_score_concurrency`."""
+    episodes: int = 64
+    """Groups whose episodes are open side by side."""
     memory_bytes: int = 1 << 30
     """Address space of a fork beyond what the loaded environment has."""
     cpu_s: float = 120.0
@@ -79,6 +82,8 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Literal["group", "call"]
     scores_groups: bool
     """It compares the answers of a group, so they are scored in one call and fail together."""
+    multi_turn: bool = False
+    """It is played in episodes."""
     slots: int
 
 
@@ -120,7 +125,8 @@ class _Call:
     on_answer: OnAnswer
     deadline_s: float
     ended: asyncio.Future[Ended]
-    patience: asyncio.Timeout
+    patience: asyncio.Timeout | None
+    """None: its fork stays for as long as it is wanted."""
 
 
 class Link(asyncio.Protocol):
@@ -187,6 +193,17 @@ class Link(asyncio.Protocol):
             self.kill("the host did not enforce its own deadline")
             return Ended(id=id, status="timeout", detail=f"no answer within {deadline_s:g} s")
 
+    def converse(self, method: str, args: Mapping[str, Any], on_answer: OnAnswer, *, cpu_s: float) -> "Talk":
+        """Have a fork stay, and answer word after word until it is hung up on."""
+        id = secrets.randbits(62)
+        ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        if self.lost_because:
+            ended.set_result(Ended(id=id, status="lost", detail=self.lost_because))
+        else:
+            self._calls[id] = _Call(on_answer, math.inf, ended, None)
+            self._send(zygote.Question(id=id, deadline_s=math.inf, body=_encode([method, args, cpu_s])))
+        return Talk(self, id, ended)
+
     def kill(self, because: str) -> None:
         """Take the zygote and everything below it."""
         self.lost_because = self.lost_because or because
@@ -243,8 +260,9 @@ class Link(asyncio.Protocol):
                 self._ready.set_exception(LoadFailed(frame.fault, frame.missing))
             case _Answer():
                 call = self._calls[frame.id]
-                if not call.ended.done():
+                if call.patience and not call.ended.done():
                     call.patience.reschedule(asyncio.get_running_loop().time() + call.deadline_s + GRACE_S)
+                if not call.ended.done():
                     call.on_answer(frame.payload, printable(frame.output))
             case Ended():
                 call = self._calls.pop(frame.id)
@@ -252,6 +270,11 @@ class Link(asyncio.Protocol):
                     call.ended.set_result(frame)
             case _:
                 raise LookupError(type(frame).__name__)
+
+    def send(self, body: msgspec.Struct) -> None:
+        """Nothing is sent to the dead."""
+        if not self.lost_because:
+            self._send(body)
 
     def _send(self, body: msgspec.Struct) -> None:
         assert self._transport is not None
@@ -265,6 +288,28 @@ class Link(asyncio.Protocol):
             self.kill(self.lost_because)
             self._process.wait()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+@dataclass(eq=False)
+class Talk:
+    """A fork that stays."""
+
+    link: Link
+    id: int
+    ended: asyncio.Future[Ended]
+
+    def say(self, *word: Any) -> None:
+        self.link.send(zygote.Further(id=self.id, body=_encode(word)))
+
+    async def hang_up(self) -> None:
+        """Returns when nothing of the fork is left."""
+        if not self.ended.done():
+            self.link.send(zygote.Further(id=self.id, body=b""))
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await asyncio.shield(self.ended)
+        except TimeoutError:
+            self.link.kill("the host did not end a fork when it was told to")
 
 
 def printable(output: bytes) -> str:
@@ -282,6 +327,7 @@ def _config(spec: HostSpec, scratch: str) -> zygote.Config:
         packages=list(dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))),
         scratch=scratch,
         slots=spec.limits.slots,
+        episodes=spec.limits.episodes,
         memory_bytes=spec.limits.memory_bytes,
         open_files=spec.limits.open_files,
         file_bytes=spec.limits.file_bytes,

@@ -2,17 +2,21 @@
 
     python -I -S -B zygote.py FD FOLDER...      FD: our end of the channel; FOLDERs: where msgspec and envsdk are
 
-    in    Config once, then Question after Question
+    in    Config once, then Question after Question, and Words for the forks that play episodes
     out   ["ready", about] or ["failed", fault, missing] once; then ["answer", id, payload, output] as a fork tells
           it, and ["ended", id, status, detail, output, busy_us, max_rss_kb] when nothing of the fork is left
 
 A fork reads one question and writes answers: u32 length, u32 bytes it has printed so far, payload. Length 0: no more,
 and the microseconds that the answers took, added up. The payloads are not read here.
+
+The question `episodes` has no answers of its own: its fork stays, with what happens in it, and answers the words that
+follow. How long each of those may take is the parent's to say, by an empty word, which ends the fork.
 """
 
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import random
 import resource
@@ -28,6 +32,7 @@ import time
 import traceback
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +45,7 @@ import msgspec
 from envsdk import dialects
 from envsdk.faults import fault, missing_need
 from envsdk.hosted import Hosted
+from envsdk.playing import Episodes, Word
 
 LENGTH = struct.Struct("<I")
 HEAD = struct.Struct("<II")
@@ -48,6 +54,8 @@ ANSWER_BYTES = 1 << 20
 OUTPUT_BYTES = 64 << 10
 """How much of what one answer printed is kept."""
 
+_READS_WITHIN_S = 2.0
+"""How long a fork may leave a word unread."""
 _SPARES = 1
 """Forks that wait for a question, so that no question waits for a fork."""
 _NO_NEW_PRIVS, _DEATH_SIGNAL, _SUBREAPER = 38, 1, 36
@@ -64,6 +72,8 @@ class Config(msgspec.Struct):
     """Folders with third-party packages: last on the path."""
     scratch: str
     slots: int
+    episodes: int
+    """How many more forks there may be where they play episodes, each those of a group."""
     memory_bytes: int
     """Address space of a fork beyond what the loaded environment has."""
     open_files: int
@@ -72,7 +82,7 @@ class Config(msgspec.Struct):
     """Our parent's process id: when it is another, the parent has died."""
 
 
-class Question(msgspec.Struct, array_like=True):
+class Question(msgspec.Struct, array_like=True, tag="question"):
     """Something for a fork to do."""
 
     id: int
@@ -80,6 +90,17 @@ class Question(msgspec.Struct, array_like=True):
     """For each answer anew."""
     body: bytes
     """MessagePack [method of Hosted, arguments, CPU seconds]."""
+
+
+class Further(msgspec.Struct, array_like=True, tag="further"):
+    """A word for the fork that holds a question."""
+
+    id: int
+    body: bytes
+    """MessagePack [number to answer under, method of Episodes, arguments]; empty: the fork is to end."""
+
+
+_decode = msgspec.msgpack.Decoder(Question | Further).decode
 
 
 @dataclass(eq=False, slots=True)
@@ -107,6 +128,9 @@ class Zygote:
         self.free = list(range(slots))
         self.forks: dict[int, Fork] = {}
         self.by_fd: dict[int, Fork] = {}
+        self.by_question: dict[int, Fork] = {}
+        self.early: dict[int, list[bytes]] = {}
+        """Words for forks that there are not yet, by question."""
         self.spares: deque[Fork] = deque()
         self.waiting: deque[Question] = deque()
         self.received, self.to_send = bytearray(), bytearray()
@@ -131,8 +155,8 @@ class Zygote:
 
     def patience_s(self) -> float | None:
         deadlines = [fork.deadline for fork in self.forks.values() if fork.question]
-        if deadlines:
-            return max(0.0, min(deadlines) - time.monotonic())
+        if (left_s := min(deadlines, default=math.inf) - time.monotonic()) < math.inf:
+            return max(0.0, left_s)
         return 0.05 if self.waiting else None  # a fork was refused a moment ago: try again soon
 
     def hear_parent(self) -> None:
@@ -141,7 +165,34 @@ class Zygote:
             self.leave()
         self.received += data
         while (frame := _take_frame(self.received)) is not None:
-            self.waiting.append(msgspec.msgpack.decode(frame, type=Question))
+            match _decode(frame):
+                case Question() as question:
+                    self.waiting.append(question)
+                case Further(id, body):
+                    self.go_on(id, body)
+
+    def go_on(self, id: int, body: bytes) -> None:
+        """A further word for a fork; one that comes too late is for nobody."""
+        if waiting := next((question for question in self.waiting if question.id == id), None):
+            if body:
+                self.early.setdefault(id, []).append(body)
+                return
+            self.waiting.remove(waiting)
+            self.early.pop(id, None)
+            self.tell("ended", id, "ok", "", b"", 0, 0)
+        elif fork := self.by_question.get(id):
+            if not body:
+                self.end(fork, "ok", "")
+                return
+            fork.channel.settimeout(_READS_WITHIN_S)
+            try:
+                fork.channel.sendall(LENGTH.pack(len(body)) + body)
+            except TimeoutError:
+                self.end(fork, "crash", "did not read what it was told")
+            except OSError:  # it has died: its channel says so too
+                return
+            else:
+                fork.channel.setblocking(False)
 
     def hear_fork(self, fork: Fork) -> None:
         try:
@@ -184,6 +235,9 @@ class Zygote:
                 continue
             fork.channel.setblocking(False)
             fork.question, fork.deadline = question, time.monotonic() + question.deadline_s
+            self.by_question[question.id] = fork
+            for body in self.early.pop(question.id, ()):
+                self.go_on(question.id, body)
         while self.free and len(self.spares) < _SPARES and self.fork():
             pass
 
@@ -221,6 +275,8 @@ class Zygote:
         if fork in self.spares:
             self.spares.remove(fork)
         self.sweep()
+        if fork.question:
+            self.by_question.pop(fork.question.id, None)
         if fork.question and fork.usage:
             output = self.output_of(fork, self.slots[fork.slot].printed())
             self.tell("ended", fork.question.id, status, detail, output, busy_us, fork.usage.ru_maxrss)
@@ -347,7 +403,7 @@ def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
     spent = int(time.process_time()) + 1
     _limit(resource.RLIMIT_CPU, spent + int(cpu_s), spent + int(cpu_s) + 1)
     random.seed(zlib.crc32(body))  # the same question draws the same numbers, whoever asks again; another one others
-    one_at_a_time = threading.Lock()
+    one_at_a_time = threading.Lock()  # of the answers of several threads
 
     def tell(index: int, value: dict[str, Any]) -> None:
         payload = _payload(index, value)
@@ -357,12 +413,21 @@ def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
                 sys.stderr.flush()
             channel.sendall(HEAD.pack(len(payload), os.fstat(1).st_size) + payload)
 
+    if method == "episodes":
+        Episodes(hosted, args).play(_words(channel), tell, args["at_once"])
+        os._exit(0)
     methods = {
         "rows": hosted.rows, "check": hosted.check, "score": hosted.score, "score_groups": hosted.score_groups,
     }  # fmt: skip
     busy_s = methods[method](args, tell) or 0.0
     channel.sendall(HEAD.pack(0, min(int(busy_s * 1e6), 2**32 - 1)))
     os._exit(0)
+
+
+def _words(channel: socket.socket) -> Iterator[Word]:
+    while True:
+        (length,) = LENGTH.unpack(_read_exactly(channel, LENGTH.size))
+        yield msgspec.msgpack.decode(_read_exactly(channel, length))
 
 
 def _payload(index: int, value: dict[str, Any]) -> bytes:
@@ -394,6 +459,7 @@ def main() -> NoReturn:
         hosted = _load(config)
         about = hosted.about()
         slots = max(1, min(config.slots, about["max_score_concurrency"]))
+        slots += config.episodes if about["multi_turn"] else 0
         zygote = Zygote(channel, hosted, config, slots)
     except BaseException as error:
         folder = Path(config.folder)

@@ -6,6 +6,7 @@ the very tokens that sampling saw. The ids of a prompt therefore always open the
 Legend: T tokens.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,21 @@ def sft_ids(
     return ids, mask
 
 
+def following_ids(
+    tokenizer: Tokenizer, messages: Sequence[Message], more: Sequence[Message], *, last_id: int, thinking: bool = False
+) -> list[int]:
+    """[T] what stands between a turn of the policy and its next one: the end of its turn, `more`, and a new header.
+
+    `messages` are those that the policy answered. What it wrote is neither asked for nor encoded: the template is shown
+    a mark in its place, and what comes behind the mark is what follows. `last_id` is the last token that it wrote: an
+    end of turn that it wrote itself is not written twice.
+    """
+    mark = _mark(more)
+    turns = [*messages, {"role": "assistant", "content": mark}, *more]
+    ids = _encode(tokenizer, _render(tokenizer, turns, thinking, header=True).rpartition(mark)[2])
+    return ids[1:] if ids[:1] == [last_id] else ids
+
+
 def closing_ids(tokenizer: Tokenizer, model_config: Any) -> frozenset[int]:
     """The ids that end an answer: EOS, as tokenizer and model know it, and what the template ends a turn with."""
     eos = model_config.eos_token_id
@@ -113,6 +129,12 @@ def _continued(tokenizer: Tokenizer, told: str, text: str, ids: list[int]) -> li
         return whole[len(ids) :]
     # A merge across the seam: sampling went on from `ids`, so that is what the rest must be encoded behind.
     return _encode(tokenizer, text[len(told) :])
+
+
+def _mark(messages: Sequence[Message]) -> str:
+    """A text that none of the messages holds."""
+    told = str(list(messages))
+    return next(mark for n in itertools.count() if (mark := f"[turn-{n}]") not in told)
 
 
 def _spoken(ids: list[int], ends: frozenset[int]) -> list[int]:

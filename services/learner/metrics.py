@@ -3,14 +3,18 @@
 Legend: G rollouts of a group.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
+from typing import Any
 
 from flash.contracts.groups import GroupScored
 from flash.contracts.values import Fault, Metric
 from services.learner.advantages import is_flat
 from services.learner.batch import GroupBatch, rewards
 
+PER_TURN = "per_turn_rewards"
+"""Under this key of a reward's metadata an environment may say what each turn was worth."""
 MOST_SAMPLES = 3
 """Faults that a step shows in full."""
 
@@ -31,11 +35,14 @@ def of_groups(groups: Sequence[GroupScored], batch: GroupBatch, step: int) -> di
         **_mean("success", (v.success for group in groups for v in group.verdicts if v.success is not None)),
         **_mean("frac_zero_std", [is_flat(rewards(group)) for group in groups]),
         **_mean("comp_len", [sum(rollout.mask) for rollout in played]),
+        **_mean("turns", [len(rollout.turns) for rollout in played if rollout.turns]),
+        **_mean("turn_len", [turn.tokens for rollout in played for turn in rollout.turns]),
         **_mean("trunc", [rollout.finish_reason == "length" for rollout in played]),
         **_mean("lag", [step - 1 - group.policy.version for group in groups]),
         "advantage_min": min(advantages, default=0.0),
         "advantage_max": max(advantages, default=0.0),
         **_named(metric for group in groups for verdict in group.verdicts for metric in verdict.metrics),
+        **_per_turn(verdict.metadata.get(PER_TURN) for group in groups for verdict in group.verdicts),
     }
 
 
@@ -57,6 +64,20 @@ def _named(metrics: Iterable[Metric]) -> dict[str, float]:
         figures[f"metric/{name}"] = fmean(values[name])
         figures[f"metric/{name}_std"] = pstdev(values[name])
     return figures
+
+
+def _per_turn(lists: Iterable[Any]) -> dict[str, float]:
+    """What environments say that each turn was worth, as `per_turn/1` and so on, over the rollouts that came so far."""
+    figures = [values for values in lists if isinstance(values, list) and all(_is_figure(value) for value in values)]
+    longest = max((len(values) for values in figures), default=0)
+    means: dict[str, float] = {}
+    for turn in range(longest):
+        means |= _mean(f"per_turn/{turn + 1}", [values[turn] for values in figures if len(values) > turn])
+    return means
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _mean(name: str, values: Iterable[float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from flash.models import folder, pool_of
 from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
 from services.rollout.engines import SampleRequest
-from services.rollout.prompts import render
+from services.rollout.prompts import follow, render
 from services.rollout.service import Player
 from services.rollout.settings import Settings
 
@@ -33,7 +33,15 @@ async def serve(part: process.Process, settings: Settings) -> None:
     pool = pool_of(settings.model)
     adapters = Adapters(part.store, settings.home / "cache" / "adapters", settings.adapter_cache_bytes)
     player = Player(
-        part.bus, part.store, engine, partial(render, tokenizer), adapters, settings, pool, clock=time.monotonic
+        part.bus,
+        part.store,
+        engine,
+        partial(render, tokenizer),
+        adapters,
+        settings,
+        pool,
+        clock=time.monotonic,
+        follow=partial(follow, tokenizer),
     )
     await part.bus.answer(
         "rollout", player.answers(), pool=pool, model=settings.model, engine="torch", replica=part.replica

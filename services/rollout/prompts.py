@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash.contracts.values import Message
-from flash.models.rendering import prompt_ids
+from flash.models.rendering import following_ids, prompt_ids
 
 _LAST_TOKENS = 16
 """Enough to hold `<think>` and the white space behind it, however they are cut into tokens."""
@@ -21,6 +21,16 @@ class Prompt:
 
 
 def render(tokenizer: Any, messages: Sequence[Message], thinking: bool) -> Prompt:
-    ids = prompt_ids(tokenizer, messages, thinking=thinking)
+    return _prompt(tokenizer, prompt_ids(tokenizer, messages, thinking=thinking))
+
+
+def follow(
+    tokenizer: Any, messages: Sequence[Message], more: Sequence[Message], last_id: int, thinking: bool
+) -> Prompt:
+    """What the policy is shown after its answer to `messages`, whose last token was `last_id`: see `following_ids`."""
+    return _prompt(tokenizer, following_ids(tokenizer, messages, more, last_id=last_id, thinking=thinking))
+
+
+def _prompt(tokenizer: Any, ids: Sequence[int]) -> Prompt:
     end = str(tokenizer.decode(ids[-_LAST_TOKENS:]))
     return Prompt(tuple(ids), end.rstrip().endswith("<think>"))

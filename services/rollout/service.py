@@ -1,7 +1,7 @@
 """Plays groups, and answers whoever wants to talk to a policy."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -17,20 +17,18 @@ from flash.contracts.requests import Generate, GeneratedText
 from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed
 from flash.contracts.spec import RunSpec, SamplingSpec
 from flash.contracts.steps import StepDiverged, StepFinished
-from flash.contracts.values import Fault, Message, Rollout, Verdict
+from flash.contracts.values import Fault, PolicyRef, Rollout, Verdict
 from flash.errors import FlashError, Refused
 from flash.store import Store
 from services.rollout.adapters import Adapters
 from services.rollout.engines import Adapter, Engine, GenerationFailed, Sample, SampleRequest
+from services.rollout.episodes import EpisodePlayer, Follow, PlayedGroup, Render
 from services.rollout.prompts import Prompt
 from services.rollout.runs import RunKey, Runs, run_key
 from services.rollout.seeds import rollout_seed
 from services.rollout.settings import Settings
 
 ENDS: tuple[type[RunEvent], ...] = (RunCancelRequested, RunCancelled, RunFailed, RunCompleted)
-
-Render = Callable[[list[Message], bool], Prompt]
-"""From messages, and whether the run thinks."""
 
 log = structlog.get_logger()
 
@@ -48,6 +46,7 @@ class Player:
         settings: Settings,
         pool: Token,
         clock: Callable[[], float],
+        follow: Follow,
     ) -> None:
         self._bus = bus
         self._store = store
@@ -59,7 +58,11 @@ class Player:
         self._clock = clock
         self._runs = Runs()
         self._specs: dict[str, RunSpec] = {}
-        self._playing: dict[asyncio.Future[list[Sample]], RunKey] = {}
+        self._playing: dict[asyncio.Future[Any], RunKey] = {}
+        self._episodes = EpisodePlayer(
+            bus, engine, render, follow, step_timeout_s=settings.step_timeout_s, renew_s=settings.episode_renew_s,
+            clock=clock,
+        )  # fmt: skip
 
     def subscriptions(self) -> tuple[Shared | EveryReplica, ...]:
         return (
@@ -96,20 +99,14 @@ class Player:
         began = self._clock()
         spec = await self._spec(event.run_id)
         policy = self._runs.policy_for(event)
-        prompt = Prompt(())
         try:
-            prompt = await asyncio.to_thread(self._render, event.example.messages, spec.thinking)
-            adapter = await self._adapters.fetch(policy)
-            samples = await self._sampled(event, sample_request(spec, event, prompt, adapter))
+            played = await self._while_wanted(event, self._played(event, spec, policy))
         except RunIsOver:
             return []
-        except (GenerationFailed, ValueError) as error:
-            rollouts = [_faulted(str(error))] * _sampling(spec).group_size
-        else:
-            rollouts = [rollout_of(sample) for sample in samples]
         chaos.point("generated")
         took_s = round(self._clock() - began, 4)
-        tokens = sum(len(rollout.mask) for rollout in rollouts)
+        prompt, rollouts = played.prompt, played.rollouts
+        tokens = sum(sum(rollout.mask) for rollout in rollouts)
         log.info(
             "group.generated", run_id=event.run_id, group_id=event.group_id, policy_version=policy.version,
             tokens=tokens, took_s=took_s,
@@ -118,7 +115,7 @@ class Player:
             GroupGenerated(
                 org=event.org, run_id=event.run_id, scope=event.scope, step=event.step, group=event.group,
                 example=event.example, policy=policy, prompt_ids=pack_ids(prompt.ids), prompt_opened=prompt.opened,
-                rollouts=rollouts, replica=self._settings.replica, took_s=took_s,
+                rollouts=rollouts, verdicts=played.verdicts, replica=self._settings.replica, took_s=took_s,
             )
         ]  # fmt: skip
 
@@ -151,10 +148,23 @@ class Player:
             completion_tokens=len(sample.token_ids),
         )  # fmt: skip
 
-    async def _sampled(self, event: GroupRequested, request: SampleRequest) -> list[Sample]:
+    async def _played(self, event: GroupRequested, spec: RunSpec, policy: PolicyRef) -> PlayedGroup:
+        """The group in turns, where its example is an episode; else with one answer each, not yet scored."""
+        sampling, prompt = _sampling(spec), Prompt(())
+        try:
+            adapter = await self._adapters.fetch(policy)
+            if event.example.max_turns is not None:
+                return await self._episodes.play(event, spec, sampling, adapter)
+            prompt = await asyncio.to_thread(self._render, event.example.messages, spec.thinking)
+            samples = await self._engine.sample(sample_request(spec, event, prompt, adapter))
+        except (GenerationFailed, ValueError) as error:
+            return PlayedGroup(prompt, [_faulted(str(error))] * sampling.group_size, [])
+        return PlayedGroup(prompt, [rollout_of(sample) for sample in samples], [])
+
+    async def _while_wanted(self, event: GroupRequested, work: Coroutine[Any, Any, PlayedGroup]) -> PlayedGroup:
         """Raises RunIsOver when the run ends meanwhile: its rows are freed at once."""
         run = run_key(event)
-        playing = asyncio.ensure_future(self._engine.sample(request))
+        playing = asyncio.ensure_future(work)
         self._playing[playing] = run
         try:
             return await playing

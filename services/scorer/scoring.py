@@ -11,7 +11,7 @@ from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Rollout, Verdict
 
 _MISSING_NAMED = 100
-_CARRIED = tuple(field for field in GroupGenerated.__struct_fields__ if field not in ("replica", "took_s"))
+_CARRIED = tuple(field for field in GroupGenerated.__struct_fields__ if field not in ("verdicts", "replica", "took_s"))
 
 
 def to_score(rollouts: Sequence[Rollout]) -> list[int]:

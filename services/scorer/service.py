@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -14,13 +15,23 @@ from flash.bus import Bus, Shared
 from flash.contracts.base import Event, Request, RunEvent
 from flash.contracts.groups import GroupGenerated, GroupScored
 from flash.contracts.keys import DATASET_CHUNK, dataset_key, spec_key
-from flash.contracts.requests import CheckReport, EnvironmentCheck
+from flash.contracts.requests import (
+    CheckReport,
+    EnvironmentCheck,
+    EpisodeRenew,
+    EpisodeScore,
+    EpisodesStarted,
+    EpisodeStart,
+    EpisodeStep,
+    Stepped,
+)
 from flash.contracts.runs import DatasetRequested, RunCancelled, RunCompleted, RunFailed
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Verdict
 from flash.errors import AlreadyThere, EnvironmentFault
 from flash.host import Host, Limits, LoadFailed
 from flash.store import Store
+from services.scorer.episodes import Holder
 from services.scorer.hosts import Archives, Hosts
 from services.scorer.scoring import (
     dataset_failed,
@@ -49,13 +60,27 @@ class Scorer:
         self._archives = Archives(store, settings.home / "cache" / "environments")
         self._hosts = Hosts(
             self._archives,
-            limits=Limits(slots=settings.slots, memory_bytes=settings.memory_bytes),
+            limits=Limits(
+                slots=settings.slots, episodes=settings.max_episode_groups, memory_bytes=settings.memory_bytes
+            ),
             load_timeout_s=settings.load_timeout_s,
             max_hosts=settings.max_hosts,
             idle_s=settings.host_idle_s,
         )
+        self._holder = Holder(
+            self._host,
+            replica=settings.replica,
+            most=settings.max_episode_groups,
+            lease_s=settings.episode_lease_s,
+            deadline_s=settings.score_timeout_s,
+            new_id=lambda: uuid.uuid4().hex,
+        )
         self._specs: dict[str, RunSpec] = {}
         self._live_until: dict[str, float] = {}
+
+    @property
+    def replica(self) -> str:
+        return self._settings.replica
 
     def subscriptions(self) -> tuple[Shared, ...]:
         return (
@@ -70,13 +95,21 @@ class Scorer:
         )
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Awaitable[Any]]]:
-        return {EnvironmentCheck: self.check_environment}
+        """To be answered with `replica=self.replica`: who has open episodes asks for them by it."""
+        return {
+            EnvironmentCheck: self.check_environment,
+            EpisodeStart: self.start_episodes,
+            EpisodeStep: self.step_episode,
+            EpisodeScore: self._holder.score,
+            EpisodeRenew: self._holder.renew,
+        }
 
     async def keep_tidy(self) -> None:
         """Run beside the service."""
         await self._hosts.keep_tidy()
 
     async def close(self) -> None:
+        await self._holder.close()
         await self._hosts.close()
 
     async def on_group_generated(self, event: GroupGenerated) -> list[Event]:
@@ -87,7 +120,7 @@ class Scorer:
         began = time.monotonic()
         spec = await self._spec(event.run_id)
         chaos.point("before-score")
-        verdicts = await self._verdicts(event, spec)
+        verdicts = event.verdicts or await self._verdicts(event, spec)
         took_s = round(time.monotonic() - began, 4)
         faults = sum(verdict.fault is not None for verdict in verdicts)
         log.info("group.scored", run_id=event.run_id, group_id=event.group_id, faults=faults, took_s=took_s)
@@ -106,6 +139,13 @@ class Scorer:
             return [dataset_failed(event, failed.fault)]
         log.info("dataset.prepared", run_id=event.run_id, chunk=event.chunk, rows=total)
         return [dataset_prepared(event, examples, total, key)]
+
+    async def start_episodes(self, request: EpisodeStart) -> EpisodesStarted:
+        return await self._holder.start(request, await self._spec(request.run_id))
+
+    async def step_episode(self, request: EpisodeStep) -> Stepped:
+        chaos.point("before-step")
+        return await self._holder.step(request)
 
     async def check_environment(self, request: EnvironmentCheck) -> CheckReport:
         """Load the archive in a clean host and render every row."""

@@ -20,5 +20,9 @@ class Settings(ServiceSettings, frozen=True):
     """How many loaded environments are kept; the one idle for longest goes first."""
     host_idle_s: float = Field(300.0, gt=0)
     """How long a loaded environment is kept with nothing to do."""
+    max_episode_groups: int = Field(64, ge=1)
+    """Groups whose episodes are open at a time; who asks for more is told to ask again."""
+    episode_lease_s: float = Field(30.0, gt=0)
+    """How long open episodes are kept when the rollout service that plays them is not heard of."""
     live_cache_s: float = Field(1.0, ge=0)
     """How long a run that was live is taken to be live still."""

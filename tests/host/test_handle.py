@@ -436,21 +436,6 @@ async def test_what_cannot_be_loaded_is_a_fault_with_the_authors_frames(
         assert 'File "environment.py", line 1' in failed.value.fault.traceback
 
 
-async def test_a_multi_turn_environment_is_refused_in_one_sentence(start: StartHost) -> None:
-    code = (
-        "from freesolo.environments import EnvironmentMultiTurn, EnvironmentStepResult\n"
-        "class Chat(EnvironmentMultiTurn):\n"
-        "    def start_episode(self, example, prompt_text): return []\n"
-        "    def max_episode_turns(self, example): return 2\n"
-        "    def step_episode(self, example, messages, text): return EnvironmentStepResult()\n"
-        "    def score_episode(self, example, episode): return 0.0\n"
-        "def load_environment(): return Chat()\n"
-    )
-
-    with pytest.raises(LoadFailed, match=r"Chat is a multi-turn environment, .* subclass EnvironmentSingleTurn"):
-        await start(code)
-
-
 async def test_an_import_that_never_ends_is_given_up(start: StartHost) -> None:
     began = time.monotonic()
 

@@ -27,7 +27,7 @@ from services.learner.service import Learner
 from services.learner.settings import Settings as LearnerSettings
 from services.rollout.adapters import Adapters
 from services.rollout.engines.torch import TorchEngine, load
-from services.rollout.prompts import render
+from services.rollout.prompts import follow, render
 from services.rollout.service import Player
 from services.rollout.settings import Settings as RolloutSettings
 from services.scheduler.service import Scheduler
@@ -69,10 +69,12 @@ async def running(home: Path, wrap: Wrap = unchanged) -> AsyncIterator[MemoryBus
     player = Player(
         bus, bus.store, engine, partial(render, tokenizer),
         Adapters(bus.store, home / "adapters", 1 << 30), RolloutSettings(home=home), "tiny", clock=lambda: 0.0,
+        follow=partial(follow, tokenizer),
     )  # fmt: skip
     base = await asyncio.to_thread(Base.load, place, "tiny", "cpu")
     learner = Learner(bus, bus.store, base, lambda *_: ([], []), LearnerSettings(home=home), "tiny")
     await bus.answer("scheduler", scheduler.answers())
+    await bus.answer("scorer", scorer.answers(), replica=scorer.replica)
     for service in (scorer, player, learner):
         await bus.listen(*(wrap(s) if isinstance(s, Shared) else s for s in service.subscriptions()))
     watching = asyncio.create_task(scheduler.watch())

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ def render(messages: list[Message], thinking: bool) -> Prompt:
     return Prompt(tuple(ord(letter) for message in messages for letter in message["content"]), opened=thinking)
 
 
+def follow(messages: Sequence[Message], more: Sequence[Message], last_id: int, thinking: bool) -> Prompt:
+    """The end of the turn is a 0, which is not written twice."""
+    return Prompt((*([] if last_id == 0 else [0]), *render(list(more), thinking).ids), opened=thinking)
+
+
 @dataclass
 class World:
     """A bus, a store, a fake engine, and one replica over them."""
@@ -126,7 +131,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     seconds = itertools.count()
     player = Player(
         bus, store, engine, render, Adapters(store, tmp_path, 1 << 20), Settings(replica="rollout-1"), "tiny",
-        clock=lambda: float(next(seconds)),
+        clock=lambda: float(next(seconds)), follow=follow,
     )  # fmt: skip
     with capture_logs():  # tracebacks drawn for people take longer than the tests
         yield World(bus, store, engine, tmp_path, player)

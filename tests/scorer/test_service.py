@@ -86,7 +86,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path)
-    await made.bus.answer("scorer", made.scorer.answers())
+    await made.bus.answer("scorer", made.scorer.answers(), replica=made.scorer.replica)
     await made.bus.listen(*made.scorer.subscriptions())
     yield made
     await made.bus.close(0.1)
@@ -266,15 +266,20 @@ async def test_a_missing_third_party_module_is_a_note_and_no_fault(world: World)
     assert report == CheckReport(notes=["not validated: needs nowhere_to_be_found"])
 
 
-async def test_a_multi_turn_environment_is_refused_at_check(world: World) -> None:
+async def test_a_multi_turn_environment_is_checked_like_any_other(world: World) -> None:
     code = (
         "from envsdk import EnvironmentMultiTurn\n"
         "class Chat(EnvironmentMultiTurn):\n"
-        "    start_episode = max_episode_turns = step_episode = score_episode = lambda self, *_: None\n"
+        "    dataset = ['a', 'b']\n"
+        "    start_episode = lambda self, example, text: [{'role': 'user', 'content': 'hi'}]\n"
+        "    max_episode_turns = lambda self, example: MOST\n"
+        "    step_episode = score_episode = lambda self, *_: None\n"
         "def load_environment(): return Chat()\n"
     )
 
-    report = await check(world, {"environment.py": code})
+    sound = await check(world, {"environment.py": "MOST = 2\n" + code})
+    unsound = await check(world, {"environment.py": "MOST = 0\n" + code})
 
-    assert report.fault is not None
-    assert "Chat is a multi-turn environment" in report.fault.message
+    assert (sound.rows, sound.fault) == ({"train": 2}, None)
+    assert unsound.fault is not None
+    assert "row 1: max_episode_turns gave 0, wanted a whole number of at least 1" in unsound.fault.message
