@@ -40,6 +40,8 @@ class Package:
 
     folder: Path
     name: str
+    digest: str
+    """Of its archive."""
     packed: Packed | None = None
     """None where the hub had it."""
 
@@ -75,7 +77,7 @@ async def package(reference: str, options: Namespace) -> AsyncIterator[Package]:
     with tempfile.TemporaryDirectory(prefix="flash-env-") as scratch:
         folder = Path(scratch) / "environment"
         await asyncio.to_thread(unpack, packed.data, folder, packed.digest)
-        yield Package(folder, place.name, packed)
+        yield Package(folder, place.stem if place.is_file() else place.name, packed.digest, packed)
 
 
 @asynccontextmanager
@@ -124,7 +126,7 @@ async def _fetched(reference: str, options: Namespace) -> Package:
         folder = options.home / "cache" / "environments" / version.digest
         if not folder.is_dir():
             await client.fetch_environment(bus, version, folder)
-    return Package(folder, f"{version.id}@{version.version}")
+    return Package(folder, f"{version.id}@{version.version}", version.digest)
 
 
 def _params(assignments: Iterable[str]) -> dict[str, Any]:

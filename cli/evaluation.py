@@ -1,10 +1,20 @@
-"""`flash env eval`: how good a model or a checkpoint is at an environment."""
+"""`flash env eval`: how good a model, a checkpoint, or a model behind an endpoint is at an environment."""
 
 import asyncio
+import os
+import re
 import time
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from cli import metrics, output
+import msgspec
+
+from cli import authoring, metrics, output
+from cli.endpoint import Endpoint, EndpointError
+from cli.playing import Plan, Player
+from cli.results import Header, Row, Saved, Tally
 from cli.runs import show_faults
 from cli.session import stack
 from cli.watching import Counter, detached
@@ -13,18 +23,174 @@ from flash.bus import Bus
 from flash.client import Reference, RunView
 from flash.client.asking import ORG
 from flash.client.view import after
-from flash.config.run import new_run_id, pinned, prompt_text
+from flash.config.run import SPLIT, new_run_id, pinned, prompt_text
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import RunSpec, SamplingSpec
-from flash.errors import ConfigError
+from flash.errors import ConfigError, EnvironmentFault
+from flash.host import Host, LoadFailed
 from flash.models import card
 
 FAILED = 1
 NOUNS = ("run", "dataset", "group")
+SLOTS = 32
+"""Forks that score side by side: slow scorers wait for others most of the time, quick ones share one anyway."""
 
 
 async def evaluate(options: Namespace) -> int | None:
     _check(options)
+    if options.url:
+        await _at_endpoint(options)
+        return None
+    return await _on_stack(options)
+
+
+async def _at_endpoint(options: Namespace) -> None:
+    """The environment runs here; the answers come from a server."""
+    if options.split and not SPLIT.fullmatch(options.split):
+        raise ConfigError(f"--split is {options.split!r}, wanted letters, digits and ._- after a letter or digit")
+    output.note(f"Loading environment: {options.environment}")
+    setup = authoring.setup(options.config, authoring.project(options.environment), options.params)
+    endpoint = Endpoint(options.url, api_key=_api_key(options.api_key_env), timeout_s=options.timeout)
+    async with authoring.package(options.environment, options) as package:
+        try:
+            split, params = await _split(package, setup.params, options.split)
+            async with authoring.host(package, params, slots=SLOTS) as host:
+                model = options.model or await _only_model(endpoint)
+                total = (await host.rows(split, 0, 1, host.about.prompt_text)).total
+                header = _header(package, split, setup.thinking, params, options, model, endpoint.url, total)
+                await _played(host, endpoint, header, package.name, options)
+        except LoadFailed as failed:
+            raise EnvironmentFault(f"{options.environment} cannot be used: {authoring.told(failed)}") from failed
+        finally:
+            await endpoint.close()
+
+
+async def _played(host: Host, endpoint: Endpoint, header: Header, name: str, options: Namespace) -> None:
+    if options.resume:
+        saved, tally, done = Saved.again(options.resume, header)
+    else:
+        saved, tally, done = Saved.new(new_path(name, time.time()), header), Tally(), {}
+    total, before = header.examples * header.rollouts_per_example, tally.rollouts
+    plan = Plan(
+        model=header.reference,
+        split=header.split,
+        examples=header.examples,
+        rollouts=header.rollouts_per_example,
+        concurrency=options.concurrency,
+        prompt_text=host.about.prompt_text,
+        thinking=header.thinking,
+        sampling=header.sampling,
+        seed=header.seed,
+        deadline_s=options.deadline,
+        done=done,
+    )
+    output.note(f"{name}, split {header.split}, {header.reference} at {header.url}")
+    output.note(f"Running {header.examples} examples × {header.rollouts_per_example} rollouts = {total} total rollouts")
+    if before:
+        output.note(f"{before} of them are in {saved.path} already")
+    began = time.perf_counter()
+    try:
+        with Counter("Progress:", lambda done, total: f"{done}/{total} ({done / total:.0%})") as counter:
+
+            def keep(rows: Sequence[Row]) -> None:
+                saved.write(rows)
+                for row in rows:
+                    tally.add(row)
+                counter.show(min(tally.rollouts, total), total)
+
+            await Player(host, endpoint, plan, keep).play()
+    except (EndpointError, asyncio.CancelledError):
+        output.note(f"{tally.rollouts} of {total} rollouts are in {saved.path}; go on with --resume {saved.path}")
+        raise
+    finally:
+        saved.close()
+    took_s = time.perf_counter() - began
+    summary = tally.summary(took_s if not before else None)
+    _tell_played(summary, tally, header, saved.path, options)
+
+
+def _tell_played(summary: dict[str, Any], tally: Tally, header: Header, path: Path, options: Namespace) -> None:
+    if output.wants_json(options):
+        output.data({**msgspec.to_builtins(header), "state": "done", "saved": str(path), **summary})
+    say = output.note if output.wants_json(options) else output.line
+    say("Results:")
+    for line in metrics.evaluation(summary):
+        say(line)
+    for fault in tally.fault_samples:
+        output.note(f"fault {fault.kind}: {fault.message}")
+        if fault.traceback:
+            output.note(fault.traceback.rstrip())
+    output.note(f"saved {path}")
+
+
+async def _split(
+    package: authoring.Package, params: Mapping[str, Any], asked: str | None
+) -> tuple[str, dict[str, Any]]:
+    """Which rows, and the params to load them with, as a run's scorer does: eval where there is such a split."""
+    own = params.get("split")
+    split = asked or own
+    if split is None:
+        async with authoring.host(package, params) as host:
+            split = "eval" if "eval" in host.about.splits else host.about.split
+    return str(split), dict(params) if split == params.get("split", "train") else {**params, "split": split}
+
+
+def _header(
+    package: authoring.Package,
+    split: str,
+    thinking: bool,
+    params: Mapping[str, Any],
+    options: Namespace,
+    model: str,
+    url: str,
+    total: int,
+) -> Header:
+    sampling = {"temperature": options.temperature}
+    if options.max_tokens:
+        sampling["max_tokens"] = options.max_tokens
+    return Header(
+        environment=package.name,
+        digest=package.digest,
+        split=split,
+        reference=model,
+        url=url,
+        params=dict(params),
+        thinking=thinking,
+        examples=min(total, options.examples) if options.examples else total,
+        rollouts_per_example=options.rollouts,
+        sampling=sampling,
+        seed=options.seed,
+    )
+
+
+def new_path(name: str, now: float) -> Path:
+    """`evals/NAME/TIME.jsonl`, a file that is not there yet."""
+    folder = Path("evals") / re.sub(r"[^A-Za-z0-9._-]+", "-", name.partition("@")[0])
+    stem = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(now))
+    paths = (folder / f"{stem}{suffix}.jsonl" for suffix in ("", *(f"-{n}" for n in range(2, 1_000))))
+    return next(path for path in paths if not path.exists())
+
+
+def _api_key(variable: str | None) -> str:
+    if variable is None:
+        return ""
+    if not os.environ.get(variable):
+        raise ConfigError(f"--api-key-env is {variable}, but that variable is not set here")
+    return os.environ[variable]
+
+
+async def _only_model(endpoint: Endpoint) -> str:
+    models = await endpoint.models()
+    if len(models) == 1:
+        return models[0]
+    found = f"serves {', '.join(models[:10])}" if models else "does not say which models it serves"
+    raise ConfigError(f"--model is missing, and {endpoint.url} {found}: name one")
+
+
+async def _on_stack(options: Namespace) -> int | None:
+    """A run that trains nothing."""
+    if options.model is None:
+        raise ConfigError("--model is missing: name a base model, RUN or RUN/step-N, or an endpoint with --url")
     async with stack(options) as bus:
         output.note(f"Loading environment: {options.environment}")
         named = options.environment if "/" in options.environment else f"{ORG}/{options.environment}"
@@ -113,6 +279,7 @@ def _check(options: Namespace) -> None:
         ("-r", options.rollouts, 1),
         ("--temperature", options.temperature, 0),
         ("--max-tokens", options.max_tokens, 1),
+        ("--concurrency", options.concurrency, 1),
     ):
         if value is not None and not value >= least:
             raise ConfigError(f"{name} is {value}, but {least} or more is wanted")

@@ -48,17 +48,34 @@ def evaluation(summary: Mapping[str, Any]) -> list[str]:
     lines = [_spread("Reward", summary["reward"], summary.get("reward_std"))]
     if summary.get("success") is not None:
         lines.append(f"Success: {percent(summary['success'])}")
+    if len(pass_at := summary.get("pass_at") or {}) > 1:
+        lines.append("  ".join(f"pass@{k}: {percent(share)}" for k, share in pass_at.items()))
     lines += [_spread(name, m["mean"], m["std"]) for name, m in sorted((summary.get("metrics") or {}).items())]
     rollouts, faults = summary.get("rollouts", 0), summary.get("faults", 0)
-    lines.append(f"Faults: {faults} of {rollouts} rollouts")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in (summary.get("faults_by_kind") or {}).items())
+    lines.append(f"Faults: {faults} of {rollouts} rollouts" + (f" ({kinds})" if kinds else ""))
     if summary.get("truncated") is not None:
         lines.append(f"Truncated: {percent(summary['truncated'])}")
     if summary.get("completion_tokens") is not None:
         lines.append(f"Tokens per answer: {summary['completion_tokens']:.1f}")
-    return lines
+    return lines + _timing(summary.get("timing") or {})
 
 
 def _spread(name: str, mean: float | None, std: float | None) -> str:
     if mean is None:
         return f"{name}: none was given"
     return f"{name}: {mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
+
+
+def _timing(timing: Mapping[str, Any]) -> list[str]:
+    shown = []
+    for name, what in (("generate_s", "An answer took"), ("score_s", "Scoring it took")):
+        if found := timing.get(name):
+            shown.append(f"{what}: {_span(found['p50'])}, 95 of 100 at most {_span(found['p95'])}")
+    if timing.get("took_s"):
+        shown.append(f"Took: {timing['took_s']:.1f} s, {timing['rollouts_per_s']:.1f} rollouts a second")
+    return shown
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"

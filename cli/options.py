@@ -3,7 +3,7 @@
 argparse and nothing else, so that `--help` and a mistyped option are answered at once.
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _ActionsContainer
 from pathlib import Path
 
 from cli.scaffold import TEMPLATES
@@ -43,14 +43,26 @@ def score(parser: ArgumentParser) -> None:
 
 
 def evaluate(parser: ArgumentParser) -> None:
-    parser.add_argument("environment", metavar="ENV", help="NAME, org/name or org/name@version")
-    parser.add_argument("-m", "--model", required=True, metavar="REF", help="a base model, RUN or RUN/step-N")
+    parser.add_argument(
+        "environment", metavar="ENV", help="NAME, org/name or org/name@version; with --url also a folder"
+    )
+    parser.add_argument("-m", "--model", metavar="REF", help="a base model, RUN or RUN/step-N; a model of --url")
+    parser.add_argument(
+        "--url", metavar="URL", help="an OpenAI-compatible endpoint, for example http://localhost:8000/v1"
+    )
     parser.add_argument("-n", "--examples", type=int, default=0, metavar="N", help="how many rows; default: all")
     parser.add_argument("-r", "--rollouts", type=int, default=1, metavar="R", help="attempts at each; default: 1")
     parser.add_argument("--split", metavar="S", help="which rows; default: eval where there is one, else train")
     parser.add_argument("--temperature", type=float, default=1.0, help="default: 1, as in training")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer; default: the model's recipe")
     parser.add_argument("--seed", type=int, default=42)
+    endpoint = parser.add_argument_group("with --url")
+    endpoint.add_argument("--api-key-env", metavar="NAME", help="the variable that holds the API key")
+    endpoint.add_argument("--concurrency", type=int, default=32, metavar="N", help="questions in flight; default: 32")
+    endpoint.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for an answer; default: 600")
+    endpoint.add_argument("--deadline", type=float, default=60.0, metavar="S", help="for scoring it; default: 60")
+    endpoint.add_argument("--resume", type=Path, metavar="FILE", help="go on with the rows of evals/NAME/TIME.jsonl")
+    _loading(endpoint)
 
 
 def train(parser: ArgumentParser) -> None:
@@ -93,7 +105,7 @@ def pull(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
 
 
-def _loading(parser: ArgumentParser) -> None:
+def _loading(parser: _ActionsContainer) -> None:
     """How the environment is loaded."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="for params and thinking; default: configs/rl.toml, else sft.toml"

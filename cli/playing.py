@@ -1,0 +1,215 @@
+"""Plays an environment's rows against an endpoint: many questions in flight, answers scored in the host.
+
+rows of the host ──> one task for each question in flight ──> answers ──> scored together, where they are quick
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from cli.endpoint import Endpoint, NoAnswer
+from cli.results import Row, judged
+from flash.contracts.values import Example, Fault
+from flash.host import Host
+
+PAGE = 1_024
+"""Rows that are asked of the host at once."""
+BATCH, BATCH_CHARS = 256, 1 << 20
+"""What is scored together, at most."""
+LINGER_S = 0.05
+"""How long an answer waits for others to be scored with."""
+SCORINGS = 8
+"""Batches under way: a slow answer keeps only its own batch waiting."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be played."""
+
+    model: str
+    split: str
+    examples: int
+    """The first so many rows of the split."""
+    rollouts: int = 1
+    """Of each example."""
+    concurrency: int = 32
+    """Questions in flight."""
+    prompt_text: str = ""
+    thinking: bool = False
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """What goes into every question beside model and messages."""
+    seed: int = 42
+    deadline_s: float = 60.0
+    """For each answer that is scored."""
+    done: Mapping[int, int] = field(default_factory=dict)
+    """Which rollouts of an example are there already, as bits."""
+
+    def seed_of(self, index: int, rollout: int) -> int:
+        """Another for each rollout: a server that honours seeds would else say the same each time."""
+        return (self.seed * 1_000_003 + index * self.rollouts + rollout) % 2**31
+
+    def missing(self, index: int, *, whole: bool) -> list[int]:
+        """Which rollouts of an example are still to be played; with `whole` all, if any is missing."""
+        done = self.done.get(index, 0)
+        found = [rollout for rollout in range(self.rollouts) if not done >> rollout & 1]
+        return list(range(self.rollouts)) if whole and found else found
+
+
+@dataclass(eq=False)
+class _Group:
+    """Answers to one example that are scored in one call."""
+
+    example: Example
+    missing: int
+    """How many are still to come."""
+    rows: list[Row] = field(default_factory=list)
+
+
+class Player:
+    """One evaluation of one environment."""
+
+    def __init__(self, host: Host, endpoint: Endpoint, plan: Plan, on_rows: Callable[[Sequence[Row]], object]) -> None:
+        """`on_rows` takes rows as soon as they are judged."""
+        self._host, self._endpoint, self._plan, self._on_rows = host, endpoint, plan, on_rows
+        self._groups: AsyncIterator[list[tuple[_Group, int]]] = self._to_play()
+        self._jobs: deque[tuple[_Group, int]] = deque()
+        self._paging = asyncio.Lock()
+        self._answered: deque[_Group] = deque()
+        self._news = asyncio.Event()
+        self._unscored = asyncio.Semaphore(max(4 * plan.concurrency, 4 * BATCH))
+        """Answers that may wait to be scored before no more are asked for."""
+        self._over = False
+
+    async def play(self) -> None:
+        """Returns when every row was given to `on_rows`. Raises EndpointError."""
+        try:
+            async with asyncio.TaskGroup() as scoring:
+                scoring.create_task(self._score_batches(scoring))
+                await self._ask_all()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _ask_all(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as asking:
+                for _ in range(self._plan.concurrency):
+                    asking.create_task(self._ask_on())
+        finally:
+            self._over = True
+            self._news.set()
+
+    async def _ask_on(self) -> None:
+        while (job := await self._next()) is not None:
+            group, rollout = job
+            await self._unscored.acquire()
+            group.rows.append(await self._asked(group.example, rollout))
+            group.missing -= 1
+            if not group.missing:
+                self._answered.append(group)
+                self._news.set()
+
+    async def _asked(self, example: Example, rollout: int) -> Row:
+        plan = self._plan
+        row = Row(index=example.index, example=example.id, rollout=rollout, prompt=example.messages)
+        sampling = {**plan.sampling, "seed": plan.seed_of(example.index, rollout)}
+        began = time.perf_counter()
+        try:
+            answer = await self._endpoint.complete(plan.model, example.messages, sampling)
+        except NoAnswer as error:
+            fault = Fault(kind="generation-failed", message=str(error))
+            return msgspec.structs.replace(row, fault=fault, finish_reason="fault")
+        said = answer.text
+        if answer.reasoning and plan.thinking:
+            said = f"<think>{answer.reasoning}</think>{said}"
+        return Row(
+            index=example.index,
+            example=example.id,
+            rollout=rollout,
+            prompt=example.messages,
+            completion=said,
+            finish_reason=answer.finish_reason,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            generate_s=round(time.perf_counter() - began, 6),
+        )
+
+    async def _next(self) -> tuple[_Group, int] | None:
+        while not self._jobs:
+            async with self._paging:
+                if self._jobs:
+                    break
+                if (more := await anext(self._groups, None)) is None:
+                    return None
+                self._jobs.extend(more)
+        return self._jobs.popleft()
+
+    async def _to_play(self) -> AsyncIterator[list[tuple[_Group, int]]]:
+        """The questions of one page of rows after another."""
+        plan, together = self._plan, self._host.about.scores_groups
+        for start in range(0, plan.examples, PAGE):
+            count = min(PAGE, plan.examples - start)
+            page = await self._host.rows(plan.split, start, count, plan.prompt_text)
+            found: list[tuple[_Group, int]] = []
+            for example in page.examples:
+                rollouts = plan.missing(example.index, whole=together)
+                group = _Group(example, len(rollouts))
+                found += [(group if together else _Group(example, 1), rollout) for rollout in rollouts]
+            yield found
+
+    async def _score_batches(self, scoring: asyncio.TaskGroup) -> None:
+        room = asyncio.Semaphore(SCORINGS)
+
+        async def score(groups: list[_Group]) -> None:
+            try:
+                await self._score(groups)
+            finally:
+                room.release()
+
+        while True:
+            if not self._answered:
+                if self._over:
+                    return
+                self._news.clear()
+                await self._news.wait()
+                continue
+            if len(self._answered) < BATCH and not self._over:
+                await asyncio.sleep(LINGER_S)
+            await room.acquire()
+            scoring.create_task(score(self._taken()))
+
+    def _taken(self) -> list[_Group]:
+        groups: list[_Group] = []
+        chars = 0
+        while self._answered and len(groups) < BATCH and chars < BATCH_CHARS:
+            groups.append(self._answered.popleft())
+            chars += sum(len(row.completion) for row in groups[-1].rows)
+        return groups
+
+    async def _score(self, groups: Sequence[_Group]) -> None:
+        plan = self._plan
+        asked = [(group, [row for row in group.rows if row.fault is None]) for group in groups]
+        asked = [(group, rows) for group, rows in asked if rows]
+        verdicts = await self._host.score_groups(
+            [(group.example, [row.completion for row in rows]) for group, rows in asked],
+            deadline_s=plan.deadline_s,
+            thinking=plan.thinking,
+        )
+        told = [row for group in groups for row in group.rows if row.fault is not None]
+        for (_, rows), found in zip(asked, verdicts, strict=True):
+            told += [judged(row, verdict) for row, verdict in zip(rows, found, strict=True)]
+        self._on_rows(told)
+        for _ in told:
+            self._unscored.release()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What happened first: the rest was given up because of it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
