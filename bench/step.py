@@ -156,6 +156,7 @@ def stack(folder: Path, model: str) -> Iterator[Flash]:
 def taught(flash: Flash) -> str:
     """The id of an SFT run: where the GRPO runs begin, and what warms everything up."""
     run: dict[str, Any] = json.loads(flash("train", "configs/sft.toml", "--json"))
+    note(f"{run['run_id']} has taught the form of an answer")
     return str(run["run_id"])
 
 
@@ -164,6 +165,7 @@ def one_round(flash: Flash, start: str, steps: int, peer_steps: int, seed: int) 
     words = itertools.chain.from_iterable(("--set", word) for word in sets)
     run_id = json.loads(flash("train", "configs/rl.toml", "--background", "--json", *words))["run_id"]
     watched = asyncio.run(watch(flash, run_id, steps))
+    note(f"{run_id} took {watched.wall_s:.1f} s for {steps} steps; now the others on its tokens")
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder:
         run = taken.Run(
             spec=watched.spec, model=str(model_folder(watched.spec.model, flash.home)), adapters=folder,
@@ -240,6 +242,10 @@ def done_by(module: str, file: Path, **details: Any) -> dict[str, Any]:
         return part.ask("steps", file=str(file), **details)
     finally:
         part.stop()
+
+
+def note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def report(model: str, steps: int, rounds: list[Round]) -> None:
