@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flash.errors import FlashError, NotFound
 from flash.models import folder
-from flash.models.rendering import closing_ids, load_tokenizer, prompt_ids, sft_ids
+from flash.models.rendering import closing_ids, following_ids, load_tokenizer, prompt_ids, sft_ids
 
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 
@@ -157,3 +157,77 @@ def load_tiny() -> Any:
     if not _TINY:
         _TINY.append(load_tokenizer(folder("tiny", Path("unused"))))
     return _TINY[0]
+
+
+def text_of(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids))
+
+
+END = "<|im_end|>"
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_what_follows_a_turn_continues_what_was_sampled(tokenizer: Any, thinking: bool) -> None:
+    [end] = tokenizer(END)["input_ids"]
+    first = prompt_ids(tokenizer, [user("a")], thinking=thinking)
+    drawn = [*tokenizer("b")["input_ids"], end]
+
+    more = following_ids(tokenizer, [user("a")], [user("c")], last_id=end, thinking=thinking)
+
+    header = "<|im_start|>assistant\n" + ("" if thinking else NO_THOUGHT)
+    assert text_of(tokenizer, first + drawn + more) == (
+        f"<|im_start|>user\na{END}\n{header}b{END}\n<|im_start|>user\nc{END}\n{header}"
+    )
+
+
+def test_an_end_of_turn_that_the_policy_did_not_write_is_added(tokenizer: Any) -> None:
+    [end] = tokenizer(END)["input_ids"]
+    cut = tokenizer("b")["input_ids"][-1]
+
+    added = following_ids(tokenizer, [user("a")], [user("c")], last_id=cut)
+
+    assert added == [end, *following_ids(tokenizer, [user("a")], [user("c")], last_id=end)]
+
+
+def test_tools_answer_between_turns(tokenizer: Any) -> None:
+    [end] = tokenizer(END)["input_ids"]
+    tool = {"role": "tool", "content": "4", "tool_call_id": "c1"}
+
+    more = following_ids(tokenizer, [user("a")], [tool], last_id=end, thinking=True)
+
+    assert text_of(tokenizer, more) == f"\n<|im_start|>tool\n4{END}\n<|im_start|>assistant\n"
+
+
+def test_nothing_between_turns_is_only_a_new_header(tokenizer: Any) -> None:
+    [end] = tokenizer(END)["input_ids"]
+
+    more = following_ids(tokenizer, [user("a")], [], last_id=end, thinking=True)
+
+    assert text_of(tokenizer, more) == "\n<|im_start|>assistant\n"
+
+
+def test_a_template_that_drops_earlier_thoughts_changes_nothing_that_was_drawn(foreign: Any) -> None:
+    foreign.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    [end] = foreign(END)["input_ids"]
+    said = [user("a"), assistant("<think>hm</think>b"), user("c")]
+
+    more = following_ids(foreign, said, [user("d")], last_id=end, thinking=True)
+
+    assert text_of(foreign, more) == f"\n<|im_start|>user\nd{END}\n<|im_start|>assistant\n"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=20), st.text(min_size=1, max_size=20))
+def test_whatever_the_environment_says_follows_whole(said: str, more: str) -> None:
+    tokenizer = load_tiny()
+    [end] = tokenizer(END)["input_ids"]
+
+    ids = following_ids(tokenizer, [user(said)], [user(more)], last_id=end, thinking=True)
+
+    told = f"\n<|im_start|>user\n{more}{END}\n<|im_start|>assistant\n"
+    assert tokenizer.decode(ids, skip_special_tokens=False) == told

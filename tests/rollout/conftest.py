@@ -130,7 +130,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     bus, store, engine = MemoryBus(retry_s=0.01), MemoryStore(), FakeEngine()
     seconds = itertools.count()
     player = Player(
-        bus, store, engine, render, Adapters(store, tmp_path, 1 << 20), Settings(replica="rollout-1"), "tiny",
+        bus, store, engine, render, Adapters(store, tmp_path, 1 << 20),
+        Settings(replica="rollout-1", episode_renew_s=0.05), "tiny",
         clock=lambda: float(next(seconds)), follow=follow,
     )  # fmt: skip
     with capture_logs():  # tracebacks drawn for people take longer than the tests
