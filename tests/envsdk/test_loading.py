@@ -122,8 +122,8 @@ def test_a_param_that_the_factory_does_not_name_is_rejected_unless_flash_reads_i
 
 
 def test_siblings_of_the_environment_are_found(tmp_path: Path) -> None:
-    folder = write(tmp_path, body="import cli; env.found = cli.MINE", **{"cli.py": "MINE = 7"})
-    sys.modules.pop("cli", None)
+    body = "import beside_it; env.found = beside_it.MINE"
+    folder = write(tmp_path, body=body, **{"beside_it.py": "MINE = 7"})
 
     assert load_environment(folder).found == 7  # type: ignore[attr-defined]
 
