@@ -1,11 +1,103 @@
-"""The original SDK's imports: `from freesolo.environments import ...` finds ours where that package is absent."""
+"""What other SDKs' imports find: `from freesolo.environments import ...` and `import verifiers as vf`.
 
+Ours where the real package is absent, in any interpreter, after `install()`.
+"""
+
+import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
+
+_VERIFIERS = {
+    "verifiers": "",
+    "verifiers.decorators": "marks",
+    "verifiers.errors": "errors",
+    "verifiers.types": "",
+    "verifiers.parsers": "parsers",
+    "verifiers.parsers.parser": "parsers",
+    "verifiers.parsers.think_parser": "parsers",
+    "verifiers.parsers.maybe_think_parser": "parsers",
+    "verifiers.parsers.xml_parser": "parsers",
+    "verifiers.rubrics": "rubrics",
+    "verifiers.rubrics.rubric": "rubrics",
+    "verifiers.rubrics.rubric_group": "rubrics",
+    "verifiers.rubrics.judge_rubric": "judge",
+    "verifiers.rubrics.math_rubric": "math",
+    "verifiers.envs": "environments",
+    "verifiers.envs.environment": "environments",
+    "verifiers.envs.multiturn_env": "environments",
+    "verifiers.envs.singleturn_env": "environments",
+    "verifiers.envs.tool_env": "tools",
+    "verifiers.utils": "math",
+    "verifiers.utils.data_utils": "math",
+}
+"""The real package's modules, and where in `envsdk.verifiers` their names are."""
 
 
 def install() -> None:
+    """Make both dialects importable. A real package that can be imported goes first."""
+    _install_freesolo()
+    if not any(isinstance(finder, _Verifiers) for finder in sys.meta_path):
+        sys.meta_path.append(_Verifiers())  # last: asked for what nobody else has found
+
+
+def hosted_form(environment: Any) -> Any:
+    """An environment of any dialect with the hooks of ours."""
+    theirs = sys.modules.get("envsdk.verifiers.environments")
+    if theirs is None or not isinstance(environment, theirs.Environment):
+        return environment
+    from envsdk.verifiers.hosting import hosted_form as hosted_form_of_verifiers
+
+    return hosted_form_of_verifiers(environment)
+
+
+def environment_types() -> tuple[type, ...]:
+    """The classes whose instances are environments: ours, and those of the real package where it is loaded."""
+    from envsdk.environments import EnvironmentMultiTurn, EnvironmentSingleTurn
+
+    theirs = vars(sys.modules.get("freesolo.environments", ModuleType("none")))
+    names = ("EnvironmentSingleTurn", "EnvironmentMultiTurn")
+    found = [theirs[name] for name in names if isinstance(theirs.get(name), type)]
+    if verifiers := sys.modules.get("envsdk.verifiers.environments"):
+        found.append(verifiers.Environment)
+    return tuple(dict.fromkeys([EnvironmentSingleTurn, EnvironmentMultiTurn, *found]))
+
+
+def multi_turn_types() -> tuple[type, ...]:
+    """Those of them that take several turns."""
+    return tuple(kind for kind in environment_types() if kind.__name__ == "EnvironmentMultiTurn")
+
+
+class _Verifiers(MetaPathFinder, Loader):
+    """`verifiers` and its modules: each is filled from ours when it is first imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _VERIFIERS or (fullname != "verifiers" and not self._is_ours()):
+            return None
+        return ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        ours = importlib.import_module("envsdk.verifiers")
+        where = _VERIFIERS[module.__name__]
+        source = importlib.import_module(f"envsdk.verifiers.{where}") if where else ours
+        names = ours.__all__ if source is ours else [name for name in vars(source) if not name.startswith("_")]
+        _fill(module, source, names)
+        module.__dict__.update(__doc__=ours.__doc__, __getattr__=ours.__getattr__, flash=True)
+
+    def _is_ours(self) -> bool:
+        return getattr(sys.modules.get("verifiers"), "flash", False)
+
+
+def _install_freesolo() -> None:
     """Register `freesolo` and its submodules. Does nothing where the real package can be imported."""
     if "freesolo" in sys.modules or importlib.util.find_spec("freesolo") is not None:
         return
@@ -24,21 +116,6 @@ def install() -> None:
     data.__dict__.update(types=types, records=rows)
     root.__dict__.update(environments=envs, datasets=data)
     sys.modules.update({module.__name__: module for module in (root, envs, data, types, rows)})
-
-
-def environment_types() -> tuple[type, ...]:
-    """The classes whose instances are environments: ours, and those of the real package where it is loaded."""
-    from envsdk.environments import EnvironmentMultiTurn, EnvironmentSingleTurn
-
-    theirs = vars(sys.modules.get("freesolo.environments", ModuleType("none")))
-    names = ("EnvironmentSingleTurn", "EnvironmentMultiTurn")
-    found = [theirs[name] for name in names if isinstance(theirs.get(name), type)]
-    return tuple(dict.fromkeys([EnvironmentSingleTurn, EnvironmentMultiTurn, *found]))
-
-
-def multi_turn_types() -> tuple[type, ...]:
-    """Those of them that take several turns."""
-    return tuple(kind for kind in environment_types() if kind.__name__ == "EnvironmentMultiTurn")
 
 
 def _package(name: str) -> ModuleType:

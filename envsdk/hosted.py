@@ -48,16 +48,17 @@ class Hosted:
         Raises whatever the author's code raises, and TypeError for what is no environment.
         """
         factory, origin = find_factory(folder / "environment.py", "load_environment")
-        environment = checked_environment(factory(**accepted_params(factory, params, origin)), origin)
+        made = checked_environment(factory(**accepted_params(factory, params, origin)), origin)
+        environment = dialects.hosted_form(made)
         split = params.get("split") or DEFAULT_SPLIT
         return cls(environment, folder, params, in_code=split == DEFAULT_SPLIT or names_param(factory, "split"))
 
     def about(self) -> dict[str, Any]:
         """What the parent needs to know before it asks for anything."""
         return {
-            "name": type(self.environment).__name__,
+            "name": type(getattr(self.environment, "author", self.environment)).__name__,
             "split": self.split,
-            "splits": split_names(self.folder, self.split),
+            "splits": split_names(self.folder, self.split, self.environment),
             "prompt_text": prompt_text(self.folder, self.params),
             "max_score_concurrency": self._at_once(),
             "isolation": "call" if getattr(self.environment, "isolation", "group") == "call" else "group",
@@ -123,6 +124,8 @@ class Hosted:
             texts = [split_thinking(text, prompt_opened=args["prompt_opened"]) for text in texts]
         if self._scores_groups():
             return self._score_group(example, texts, tell)
+        if hasattr(self.environment, "score_each"):
+            return self._score_each(example, texts, tell)
         took_s: list[float] = []
 
         def score(index: int) -> None:
@@ -152,6 +155,16 @@ class Hosted:
             busy_s += self.score({**args, **group}, tell_from)
             first += len(group["texts"])
         return busy_s
+
+    def _score_each(self, example: TaskExample, texts: Sequence[str], tell: Tell) -> float:
+        """The environment itself scores answers side by side. Gives the seconds it took."""
+        began = time.perf_counter()
+
+        def told(index: int, result: Any, took_s: float) -> None:
+            tell(index, {**self._verdict(verdict, result), "took_s": took_s})
+
+        self.environment.score_each(example, texts, told)
+        return time.perf_counter() - began
 
     def _score_one(self, example: TaskExample, text: str) -> dict[str, Any]:
         normal = self.environment.normalize_response_text(example, text)
@@ -238,7 +251,9 @@ def example_of(row: Mapping[str, Any]) -> TaskExample:
 
 
 def verdict(result: Any, given_by: str = "score_response") -> dict[str, Any]:
-    """A RewardResult, or a number alone, as plain data. Raises NoRewardError for anything else."""
+    """A RewardResult, or a number alone, as plain data. Raises NoRewardError for anything else, and an error itself."""
+    if isinstance(result, BaseException):
+        raise result
     if not (hasattr(result, "score") and hasattr(result, "resolved_success")):
         if type(result) not in _NUMBERS:
             raise NoRewardError(

@@ -36,7 +36,8 @@ def checked_environment(environment: Any, origin: str) -> "Environment":
 
     if not isinstance(environment, dialects.environment_types()):
         raise TypeError(
-            f"{origin} gave a {type(environment).__name__}, wanted an EnvironmentSingleTurn or an EnvironmentMultiTurn"
+            f"{origin} gave a {type(environment).__name__}, wanted an EnvironmentSingleTurn or an "
+            "EnvironmentMultiTurn, or one of the verifiers dialect"
         )
     return cast("Environment", environment)
 

@@ -20,24 +20,29 @@ def load_split(
     """The rows of a split.
 
     `own` is the split that the run works through: for it the params `records` and `dataset_path` come first, then, with
-    `in_code`, the rows that the environment made itself, then the file. Any other split is its file.
+    `in_code`, the rows that the environment made itself, then the file. Any other split is its file, unless the
+    environment's `split_rows` knows it.
     Raises FileNotFoundError and ValueError saying what was looked for.
     """
     if not _NAME.fullmatch(split):
         raise ValueError(f"split is {split!r}, wanted letters, digits and ._- after a letter or digit")
+    read = getattr(environment, "task_examples", load_task_examples)
     if split == own:
         if params.get("records") is not None:
-            return _some(load_task_examples(params["records"]), "param `records`")
+            return _some(read(params["records"]), "param `records`")
         if params.get("dataset_path") is not None:
-            return _some(load_task_examples(inside(folder, str(params["dataset_path"]))), "param `dataset_path`")
-        if in_code and (rows := _rows_in_code(environment)) is not None:
-            name, source = rows
-            source = inside(folder, source) if isinstance(source, str) else source
-            return _some(load_task_examples(source), f"the environment's `{name}`")
+            return _some(read(inside(folder, str(params["dataset_path"]))), "param `dataset_path`")
+    rows_of = getattr(environment, "split_rows", None)
+    if rows_of and (rows := rows_of(split)) is not None:
+        return _some(load_task_examples(rows), f"the environment's rows for split {split!r}")
+    if split == own and in_code and (own_rows := _rows_in_code(environment)) is not None:
+        name, source = own_rows
+        source = inside(folder, source) if isinstance(source, str) else source
+        return _some(load_task_examples(source), f"the environment's `{name}`")
     path = split_file(folder, split)
     if path is None:
         raise FileNotFoundError(_missing(folder, split))
-    return _some(load_task_examples(path), path.name)
+    return _some(read(path), path.name)
 
 
 def split_file(folder: Path, split: str) -> Path | None:
@@ -47,9 +52,10 @@ def split_file(folder: Path, split: str) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def split_names(folder: Path, own: str) -> list[str]:
-    """The splits that can be told to be some: the run's own, and the files with the usual names."""
-    return [own, *(split for split in USUAL_SPLITS if split != own and split_file(folder, split) is not None)]
+def split_names(folder: Path, own: str, environment: Any = None) -> list[str]:
+    """The splits that can be told to be some: the run's own, the author's other ones, and files of the usual names."""
+    has = getattr(environment, "has_split", lambda _: False)
+    return [own, *(name for name in USUAL_SPLITS if name != own and (has(name) or split_file(folder, name)))]
 
 
 def prompt_text(folder: Path, params: Mapping[str, Any]) -> str:
