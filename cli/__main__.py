@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "ps": Command("cli.local", "ps", "what runs, and what waits"),
     "version": Command("cli.local", "version", "which Flash this is"),
     "env setup": Command("cli.environments", "setup", "lay down a starter project in this folder"),
+    "env test": Command("cli.testing", "test", "what would go wrong in training, found before it does"),
     "env score": Command("cli.scoring", "score", "what an environment's scorer makes of replies"),
     "env push": Command("cli.environments", "push", "publish a folder as a version of an environment"),
     "env list": Command("cli.environments", "listing", "the published environments"),

@@ -31,6 +31,15 @@ def push(parser: ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="write the id into configs whose id is empty")
 
 
+def test(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "path", nargs="?", default=".", metavar="PATH", help="a folder, one file, or an id; default: here"
+    )
+    _loading(parser)
+    parser.add_argument("--rows", type=int, default=0, metavar="N", help="score the first N rows only; default: all")
+    parser.add_argument("--deadline", type=float, default=10.0, metavar="S", help="for each answer; default: 10")
+
+
 def score(parser: ArgumentParser) -> None:
     parser.add_argument("environment", metavar="PATH|ID", help="a folder, one file, or the id of a published one")
     parser.add_argument("--input", required=True, metavar="TEXT", help="the row's input")

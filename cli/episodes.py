@@ -1,0 +1,94 @@
+"""Episodes of several turns, played in a host on this machine, with whatever answers in the policy's place."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from flash.contracts.values import Example, Fault, Message, Verdict
+from flash.host import Host
+from flash.host.episodes import Episodes, EpisodesLost
+
+Say = Callable[[int, list[Message]], Awaitable[str]]
+"""Which episode, and what has been said in it; gives what the policy says next."""
+
+
+@dataclass
+class Episode:
+    """One that is over."""
+
+    messages: list[Message] = field(default_factory=list)
+    """What followed the opening."""
+    verdict: Verdict = field(default_factory=Verdict)
+    texts: list[str] = field(default_factory=list)
+    """What the policy said, turn by turn."""
+
+
+async def play(
+    host: Host, example: Example, count: int, say: Say, *, prompt_text: str, deadline_s: float, thinking: bool
+) -> list[Episode]:
+    """Episodes of one example. When one brings the process down, each is played again alone, and says the same."""
+    said: list[list[str]] = [[] for _ in range(count)]
+
+    async def repeat(index: int, turn: int, messages: list[Message]) -> str:
+        if turn == len(said[index]):
+            said[index].append(await say(index, messages))
+        return said[index][turn]
+
+    async def together(indices: Sequence[int]) -> list[Episode]:
+        episodes = await host.episodes(
+            example, len(indices), prompt_text=prompt_text, deadline_s=deadline_s, thinking=thinking
+        )
+        try:
+            return await _played(episodes, example, indices, repeat)
+        finally:
+            await episodes.close()
+
+    async def alone(index: int) -> Episode:
+        try:
+            return (await together([index]))[0]
+        except EpisodesLost as lost:
+            return Episode(verdict=Verdict(fault=Fault(kind="crashed", message=str(lost))), texts=said[index])
+
+    if count > 1:
+        try:
+            return await together(range(count))
+        except EpisodesLost:
+            pass
+    return list(await asyncio.gather(*(alone(index) for index in range(count))))
+
+
+async def _played(
+    episodes: Episodes,
+    example: Example,
+    indices: Sequence[int],
+    say: Callable[[int, int, list[Message]], Awaitable[str]],
+) -> list[Episode]:
+    """Raises EpisodesLost."""
+
+    async def one(place: int, opening: list[Message]) -> Episode:
+        episode, messages = Episode(), list(opening)
+        for turn in range(example.max_turns or 1):
+            text = await say(indices[place], turn, messages)
+            episode.texts.append(text)
+            stepped = await episodes.step(place, text)
+            added = [{"role": "assistant", "content": text}, *stepped.messages]
+            messages += added
+            episode.messages += added
+            if stepped.fault is not None:
+                episode.verdict = Verdict(fault=stepped.fault)
+            if stepped.done:
+                break
+        return episode
+
+    openings = await episodes.start()
+    begun = [place for place, opening in enumerate(openings) if opening.fault is None]
+    found = [Episode(verdict=Verdict(fault=opening.fault)) for opening in openings]
+    ended = await asyncio.gather(*(one(place, openings[place].messages) for place in begun))
+    for place, episode in zip(begun, ended, strict=True):
+        found[place] = episode
+    to_score = [place for place, episode in enumerate(found) if episode.verdict.fault is None]
+    for place, verdict in zip(to_score, await episodes.score(to_score) if to_score else [], strict=True):
+        if verdict is None:
+            raise EpisodesLost("the process that played the episodes ended while it scored them")
+        found[place].verdict = verdict
+    return found
