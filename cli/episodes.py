@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from cli.endpoint import NoAnswer
 from flash.contracts.values import Example, Fault, Message, Verdict
 from flash.host import Host
 from flash.host.episodes import Episodes, EpisodesLost
 
 Say = Callable[[int, list[Message]], Awaitable[str]]
-"""Which episode, and what has been said in it; gives what the policy says next."""
+"""Which episode, and what has been said in it; gives what the policy says next, or raises NoAnswer."""
 
 
 @dataclass
@@ -19,8 +20,6 @@ class Episode:
     messages: list[Message] = field(default_factory=list)
     """What followed the opening."""
     verdict: Verdict = field(default_factory=Verdict)
-    texts: list[str] = field(default_factory=list)
-    """What the policy said, turn by turn."""
 
 
 async def play(
@@ -47,7 +46,7 @@ async def play(
         try:
             return (await together([index]))[0]
         except EpisodesLost as lost:
-            return Episode(verdict=Verdict(fault=Fault(kind="crashed", message=str(lost))), texts=said[index])
+            return Episode(verdict=Verdict(fault=Fault(kind="crashed", message=str(lost))))
 
     if count > 1:
         try:
@@ -68,8 +67,11 @@ async def _played(
     async def one(place: int, opening: list[Message]) -> Episode:
         episode, messages = Episode(), list(opening)
         for turn in range(example.max_turns or 1):
-            text = await say(indices[place], turn, messages)
-            episode.texts.append(text)
+            try:
+                text = await say(indices[place], turn, messages)
+            except NoAnswer as error:
+                episode.verdict = Verdict(fault=Fault(kind="generation-failed", message=str(error)))
+                break
             stepped = await episodes.step(place, text)
             added = [{"role": "assistant", "content": text}, *stepped.messages]
             messages += added

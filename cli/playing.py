@@ -1,6 +1,7 @@
-"""Plays an environment's rows against an endpoint: many questions in flight, answers scored in the host.
+"""Plays an environment's rows against an endpoint.
 
-rows of the host ──> one task for each question in flight ──> answers ──> scored together, where they are quick
+Many questions are in flight; answers are scored in the host, together where they are quick, and told as rows. Episodes
+of several turns are played and scored group by group, as in a run.
 """
 
 import asyncio
@@ -12,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from cli.endpoint import Endpoint, NoAnswer
+from cli import episodes
+from cli.endpoint import Answer, Endpoint, NoAnswer
 from cli.results import Row, judged
-from flash.contracts.values import Example, Fault
+from flash.contracts.values import Example, Fault, Message
 from flash.host import Host
 
 PAGE = 1_024
@@ -83,11 +85,17 @@ class Player:
         self._news = asyncio.Event()
         self._unscored = asyncio.Semaphore(max(4 * plan.concurrency, 4 * BATCH))
         """Answers that may wait to be scored before no more are asked for."""
+        self._asking = asyncio.Semaphore(plan.concurrency)
         self._over = False
 
     async def play(self) -> None:
         """Returns when every row was given to `on_rows`. Raises EndpointError."""
         try:
+            if self._host.about.multi_turn:
+                async with asyncio.TaskGroup() as playing:
+                    for _ in range(-(-self._plan.concurrency // self._plan.rollouts)):
+                        playing.create_task(self._play_on())
+                return
             async with asyncio.TaskGroup() as scoring:
                 scoring.create_task(self._score_batches(scoring))
                 await self._ask_all()
@@ -114,29 +122,79 @@ class Player:
                 self._news.set()
 
     async def _asked(self, example: Example, rollout: int) -> Row:
-        plan = self._plan
-        row = Row(index=example.index, example=example.id, rollout=rollout, prompt=example.messages)
-        sampling = {**plan.sampling, "seed": plan.seed_of(example.index, rollout)}
         began = time.perf_counter()
         try:
-            answer = await self._endpoint.complete(plan.model, example.messages, sampling)
+            answer = await self._answer(example, rollout, example.messages)
         except NoAnswer as error:
             fault = Fault(kind="generation-failed", message=str(error))
+            row = Row(index=example.index, example=example.id, rollout=rollout, prompt=example.messages)
             return msgspec.structs.replace(row, fault=fault, finish_reason="fault")
-        said = answer.text
-        if answer.reasoning and plan.thinking:
-            said = f"<think>{answer.reasoning}</think>{said}"
         return Row(
             index=example.index,
             example=example.id,
             rollout=rollout,
             prompt=example.messages,
-            completion=said,
+            completion=self._said(answer),
             finish_reason=answer.finish_reason,
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
             generate_s=round(time.perf_counter() - began, 6),
         )
+
+    async def _answer(self, example: Example, rollout: int, messages: Sequence[Message]) -> Answer:
+        plan = self._plan
+        sampling = {**plan.sampling, "seed": plan.seed_of(example.index, rollout)}
+        return await self._endpoint.complete(plan.model, messages, sampling)
+
+    def _said(self, answer: Answer) -> str:
+        """As the policy would have written it, where the server has told the thoughts apart."""
+        thought = f"<think>{answer.reasoning}</think>" if answer.reasoning and self._plan.thinking else ""
+        return thought + answer.text
+
+    async def _play_on(self) -> None:
+        while (job := await self._next()) is not None:
+            group, rollout = job
+            rollouts = [rollout]
+            while self._jobs and self._jobs[0][0] is group:
+                rollouts.append(self._jobs.popleft()[1])
+            self._on_rows(await self._episodes(group.example, rollouts))
+
+    async def _episodes(self, example: Example, rollouts: Sequence[int]) -> list[Row]:
+        """Episodes of one example, which one process of the environment holds until they are scored."""
+        plan = self._plan
+        answers: list[list[Answer]] = [[] for _ in rollouts]
+        waited_s = [0.0] * len(rollouts)
+
+        async def say(place: int, messages: list[Message]) -> str:
+            async with self._asking:
+                began = time.perf_counter()
+                answer = await self._answer(example, rollouts[place], messages)
+                waited_s[place] += time.perf_counter() - began
+            answers[place].append(answer)
+            return self._said(answer)
+
+        played = await episodes.play(
+            self._host, example, len(rollouts), say,
+            prompt_text=plan.prompt_text, deadline_s=plan.deadline_s, thinking=plan.thinking,
+        )  # fmt: skip
+        found = []
+        for place, episode in enumerate(played):
+            said, fault = answers[place], episode.verdict.fault
+            cut = any(answer.finish_reason == "length" for answer in said)
+            row = Row(
+                index=example.index,
+                example=example.id,
+                rollout=rollouts[place],
+                prompt=example.messages,
+                messages=episode.messages,
+                completion=self._said(said[-1]) if said else "",
+                finish_reason="fault" if fault and fault.kind == "generation-failed" else "length" if cut else "stop",
+                prompt_tokens=sum(answer.prompt_tokens for answer in said),
+                completion_tokens=sum(answer.completion_tokens for answer in said),
+                generate_s=round(waited_s[place], 6),
+            )
+            found.append(judged(row, episode.verdict))
+        return found
 
     async def _next(self) -> tuple[_Group, int] | None:
         while not self._jobs:
@@ -150,7 +208,8 @@ class Player:
 
     async def _to_play(self) -> AsyncIterator[list[tuple[_Group, int]]]:
         """The questions of one page of rows after another."""
-        plan, together = self._plan, self._host.about.scores_groups
+        plan, about = self._plan, self._host.about
+        together = about.scores_groups
         for start in range(0, plan.examples, PAGE):
             count = min(PAGE, plan.examples - start)
             page = await self._host.rows(plan.split, start, count, plan.prompt_text)
@@ -158,7 +217,8 @@ class Player:
             for example in page.examples:
                 rollouts = plan.missing(example.index, whole=together)
                 group = _Group(example, len(rollouts))
-                found += [(group if together else _Group(example, 1), rollout) for rollout in rollouts]
+                shared = together or about.multi_turn
+                found += [(group if shared else _Group(example, 1), rollout) for rollout in rollouts]
             yield found
 
     async def _score_batches(self, scoring: asyncio.TaskGroup) -> None:

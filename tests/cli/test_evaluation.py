@@ -300,3 +300,66 @@ def test_thoughts_that_the_server_tells_apart_are_thoughts_for_the_scorer(
 
     assert json.loads(capsys.readouterr().out)["reward"] == 1.0
     assert rows_of(folder)[0].completion == "<think>so</think>right"
+
+
+GUESSING = """
+from envsdk import EnvironmentMultiTurn, EnvironmentStepResult, RewardResult
+
+class Guessing(EnvironmentMultiTurn):
+    def start_episode(self, example, prompt_text):
+        return [{"role": "user", "content": example.input}]
+    def max_episode_turns(self, example):
+        return 4
+    def step_episode(self, example, messages, text):
+        if text == "crash":
+            raise ValueError("an odd guess")
+        done = text == str(example.output)
+        return EnvironmentStepResult(done=done, messages=() if done else ({"role": "user", "content": "higher"},))
+    def score_episode(self, example, episode):
+        turns = sum(message["role"] == "assistant" for message in episode.messages)
+        return RewardResult(score=1 / turns if episode.response_text == str(example.output) else 0.0)
+
+def load_environment():
+    return Guessing()
+"""
+
+
+@pytest.fixture
+def guessing(folder: Path) -> Path:
+    (folder / "environment.py").write_text(GUESSING)
+    rows = [{"input": f"Which number? ({n})", "output": n} for n in (1, 2, 9)]
+    (folder / "dataset/eval.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return folder
+
+
+def count_up(question: dict[str, Any], number: int) -> str:
+    return str(sum(message["role"] == "assistant" for message in question["messages"]) + 1)
+
+
+def test_episodes_of_several_turns_are_played_to_their_end(
+    guessing: Path, endpoint: FakeEndpoint, capsys: Capture
+) -> None:
+    endpoint.answer = count_up
+
+    evaluated(endpoint, "-r", "2")
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["reward"], found["rollouts"], found["success"]) == (0.5, 6, pytest.approx(2 / 3))
+    rows = rows_of(guessing)
+    assert [row.reward for row in rows] == [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]
+    assert [message["content"] for message in rows[2].messages] == ["1", "higher", "2"]
+    assert (rows[4].completion, rows[4].completion_tokens, rows[4].prompt_tokens) == ("4", 12, 28)
+
+
+def test_what_fails_in_one_episode_leaves_the_others(guessing: Path, endpoint: FakeEndpoint, capsys: Capture) -> None:
+    def answer(question: dict[str, Any], number: int) -> Any:
+        if "(2)" in question["messages"][0]["content"]:
+            return "crash"
+        return (400, {"error": "too long"}) if "(9)" in question["messages"][0]["content"] else "1"
+
+    endpoint.answer = answer
+
+    evaluated(endpoint)
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["reward"], found["faults_by_kind"]) == (1.0, {"generation-failed": 1, "raised": 1})
