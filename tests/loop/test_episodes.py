@@ -166,6 +166,18 @@ async def test_a_scorer_that_is_gone_for_good_leaves_its_episodes_to_the_other(s
     await holds(stack, replayed)
 
 
+@pytest.mark.slow
+async def test_episodes_go_on_after_the_death_of_nats_server(stack: Any, replayed: Any) -> None:
+    await stack.train("r1", GUESS)
+    await stack.step("r1", 1)
+
+    await stack.nats.kill()
+    await stack.nats.start()
+
+    assert isinstance(await stack.outcome("r1"), RunCompleted)
+    await holds(stack, replayed)
+
+
 async def holds(stack: Any, replayed: Any) -> None:
     """No group is lost or trained on twice, and no rollout of them is a fault."""
     steps, groups = await stack.steps("r1"), await stack.groups("r1")
