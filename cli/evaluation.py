@@ -14,7 +14,7 @@ import msgspec
 from cli import authoring, metrics, output
 from cli.endpoint import Endpoint, EndpointError
 from cli.playing import Plan, Player
-from cli.results import Header, Row, Saved, Tally
+from cli.results import Header, Row, Saved, Tally, judged, read_header
 from cli.runs import show_faults
 from cli.session import stack
 from cli.watching import Counter, detached
@@ -26,6 +26,7 @@ from flash.client.view import after
 from flash.config.run import SPLIT, new_run_id, pinned, prompt_text
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import RunSpec, SamplingSpec
+from flash.contracts.values import Verdict
 from flash.errors import ConfigError, EnvironmentFault
 from flash.host import Host, LoadFailed
 from flash.models import card
@@ -189,24 +190,51 @@ async def _only_model(endpoint: Endpoint) -> str:
 
 async def _on_stack(options: Namespace) -> int | None:
     """A run that trains nothing."""
-    if options.model is None:
+    if options.model is None and options.resume is None:
         raise ConfigError("--model is missing: name a base model, RUN or RUN/step-N, or an endpoint with --url")
     async with stack(options) as bus:
-        output.note(f"Loading environment: {options.environment}")
-        named = options.environment if "/" in options.environment else f"{ORG}/{options.environment}"
-        environment = await client.pin(bus, named, say=output.note)
-        reference = await client.resolve_reference(bus, options.model)
-        if reference.note:
-            output.note(reference.note)
-        spec = evaluation(environment, reference, options, run_id=new_run_id(time.time()))
-        output.note(f"{environment.id}@{environment.version}, split {spec.split}, {spec.reference}, run {spec.run_id}")
-        await client.submit(bus, spec, say=output.note)
+        watching = _Watching(options.resume) if options.resume else await _submitted(bus, options)
         try:
-            seen = await _watched(bus, spec)
+            await watching.watch(bus)
         except asyncio.CancelledError:
-            output.note(detached(spec.run_id))
+            output.note(detached(watching.header.run_id))
+            if watching.saved:
+                output.note(f"  gather its rows: flash env eval {options.environment} --resume {watching.saved.path}")
             raise
-    return _tell(seen, spec, options)
+        finally:
+            if watching.saved:
+                watching.saved.close()
+    return _tell(watching, options)
+
+
+async def _submitted(bus: Bus, options: Namespace) -> "_Watching":
+    output.note(f"Loading environment: {options.environment}")
+    named = options.environment if "/" in options.environment else f"{ORG}/{options.environment}"
+    environment = await client.pin(bus, named, say=output.note)
+    reference = await client.resolve_reference(bus, options.model)
+    if reference.note:
+        output.note(reference.note)
+    spec = evaluation(environment, reference, options, run_id=new_run_id(time.time()))
+    output.note(f"{environment.id}@{environment.version}, split {spec.split}, {spec.reference}, run {spec.run_id}")
+    await client.submit(bus, spec, say=output.note)
+    return _Watching(header_of(spec))
+
+
+def header_of(spec: RunSpec) -> Header:
+    """What the rows of a run are kept under; how many examples there are is known when it is planned."""
+    assert spec.sampling is not None, "an evaluation samples"
+    return Header(
+        environment=f"{spec.environment.id}@{spec.environment.version}",
+        digest=spec.environment.digest,
+        split=spec.split,
+        reference=spec.reference,
+        run_id=spec.run_id,
+        thinking=spec.thinking,
+        examples=0,
+        rollouts_per_example=spec.sampling.group_size,
+        sampling={"temperature": spec.sampling.temperature, "max_tokens": spec.sampling.max_tokens},
+        seed=spec.seed,
+    )
 
 
 def evaluation(environment: EnvironmentVersion, reference: Reference, options: Namespace, *, run_id: str) -> RunSpec:
@@ -231,45 +259,104 @@ def evaluation(environment: EnvironmentVersion, reference: Reference, options: N
     )
 
 
-async def _watched(bus: Bus, spec: RunSpec) -> RunView:
-    assert spec.sampling is not None, "an evaluation samples"
-    per_example = spec.sampling.group_size
-    seen = RunView(spec.run_id)
-    with Counter("Progress:", lambda done, total: f"{done}/{total} ({done / total:.0%})") as counter:
-        async for event in client.follow(bus, spec.run_id, nouns=NOUNS, say=output.note):
-            seen = after(seen, event)
-            if event.event.startswith("run.planned."):
-                output.note(
-                    f"Running {seen.rows} examples × {per_example} rollouts = {seen.rows * per_example} total rollouts"
-                )
-            if event.event.startswith("group.scored."):
-                counter.show(seen.step * per_example, seen.rows * per_example)
-    return seen
+class _Watching:
+    """A run as it is played: its rows are kept as they are told."""
+
+    def __init__(self, of: Header | Path) -> None:
+        """A run that was just submitted, or the file of one that was left."""
+        self.saved: Saved | None = None
+        self.tally, self._done = Tally(), dict[int, int]()
+        if isinstance(of, Path):
+            self.header = read_header(of)
+            if not self.header.run_id:
+                raise ConfigError(f"{of} was made with --url {self.header.url}: go on with the same")
+            self.saved, self.tally, self._done = Saved.again(of, self.header)
+        else:
+            self.header = of
+        self.seen = RunView(self.header.run_id)
+
+    async def watch(self, bus: Bus) -> None:
+        """Until the run is over."""
+        each = self.header.rollouts_per_example
+        with Counter("Progress:", lambda done, total: f"{done}/{total} ({done / total:.0%})") as counter:
+            async for event in client.follow(bus, self.header.run_id, nouns=NOUNS, say=output.note):
+                self.seen = after(self.seen, event)
+                total = self.seen.rows * each
+                if event.event.startswith("run.planned."):
+                    output.note(f"Running {self.seen.rows} examples × {each} rollouts = {total} total rollouts")
+                    self._keep_in_file()
+                if event.event.startswith("group.scored."):
+                    self._keep(event.body)
+                    counter.show(self.seen.step * each, total)
+
+    def summary(self) -> dict[str, Any]:
+        """What the run says of itself, and what can be told of its rows besides."""
+        counted = self.tally.summary()
+        ours = {name: counted[name] for name in ("pass_at", "faults_by_kind")}
+        took_s = (self.seen.ended_at or 0.0) - self.seen.submitted_at
+        per_s = self.tally.rollouts / took_s if took_s > 0 else None
+        timing = {"score_s": counted["timing"]["score_s"], "took_s": took_s, "rollouts_per_s": per_s}
+        return {**ours, "timing": timing if per_s else {}, **self.seen.metrics}
+
+    def _keep_in_file(self) -> None:
+        if self.saved is None:
+            self.header = msgspec.structs.replace(self.header, examples=self.seen.rows)
+            self.saved = Saved.new(new_path(self.header.environment.partition("/")[2], time.time()), self.header)
+
+    def _keep(self, body: Mapping[str, Any]) -> None:
+        rows = [row for row in rows_of(body) if not self._done.get(row.index, 0) >> row.rollout & 1]
+        if self.saved:
+            self.saved.write(rows)
+        for row in rows:
+            self.tally.add(row)
 
 
-def _tell(seen: RunView, spec: RunSpec, options: Namespace) -> int | None:
+def rows_of(body: Mapping[str, Any]) -> list[Row]:
+    """The rollouts of a scored group, as the recorder tells them: without tokens."""
+    example = body["example"]
+    found = []
+    for number, (rollout, verdict) in enumerate(zip(body["rollouts"], body["verdicts"], strict=True)):
+        row = Row(
+            index=example["index"],
+            example=example["id"],
+            rollout=number,
+            prompt=example.get("messages") or [],
+            completion=rollout.get("text", ""),
+            finish_reason=rollout.get("finish_reason", "stop"),
+        )
+        found.append(judged(row, msgspec.convert(verdict, Verdict)))
+    return found
+
+
+def _tell(watching: _Watching, options: Namespace) -> int | None:
+    seen, header = watching.seen, watching.header
+    id, _, version = header.environment.partition("@")
+    path = str(watching.saved.path) if watching.saved else None
     if output.wants_json(options):
         output.data(
             {
                 "run_id": seen.run_id,
                 "state": seen.state,
-                "environment": spec.environment.id,
-                "version": spec.environment.version,
-                "split": spec.split,
-                "reference": spec.reference,
+                "environment": id,
+                "version": version,
+                "split": header.split,
+                "reference": header.reference,
                 "examples": seen.rows,
                 "reason": seen.reason,
-                **(seen.metrics if seen.state == "done" else {}),
+                "saved": path,
+                **(watching.summary() if seen.state == "done" else {}),
             }
         )
     say = output.note if output.wants_json(options) else output.line
     if seen.state == "done":
         say("Results:")
-        for line in metrics.evaluation(seen.metrics):
+        for line in metrics.evaluation(watching.summary()):
             say(line)
     else:
         output.note(f"{seen.run_id} is {seen.state}: {seen.reason}")
     show_faults(seen)
+    if path:
+        output.note(f"saved {path}")
     return None if seen.state == "done" else FAILED
 
 

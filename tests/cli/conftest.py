@@ -144,11 +144,17 @@ def evaluates(spec: RunSpec) -> list[tuple[str, dict[str, Any]]]:
         "reward": 0.725, "reward_std": 0.15, "rollouts": 6, "faults": 0, "success": 0.5, "truncated": 0.25,
         "completion_tokens": 12.0, "metrics": {"exact": {"mean": 0.5, "std": 0.5}},
     }  # fmt: skip
-    group = {"scope": "eval", "verdicts": [{"reward": 1.0, "fault": None}] * 3}
+    rollouts = [{"text": "1 2", "finish_reason": "stop", "fault": None}] * 3
+    verdicts = [{"reward": 1.0, "success": True, "metrics": [], "fault": None}] * 2 + [
+        {"reward": 0.0, "success": False}
+    ]
+    groups = [
+        {"scope": "eval", "example": {"index": n, "id": f"example_{n:06d}"}, "rollouts": rollouts, "verdicts": verdicts}
+        for n in range(2)
+    ]
     return [
         ("run.planned", {"rows": 2, "steps": 0, "prompts_per_step": 2}),
-        ("group.scored", group),
-        ("group.scored", group),
+        *(("group.scored", group) for group in groups),
         ("run.completed", {"metrics": summary}),
     ]
 

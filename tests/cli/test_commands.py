@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
+from cli.results import read_rows
 
 Capture = pytest.CaptureFixture[str]
 
@@ -219,7 +220,32 @@ def test_an_evaluation_plays_the_held_out_rows_and_tells_the_results(
     assert said.err.splitlines()[0] == "Loading environment: local/sort"
     assert "Running 2 examples × 3 rollouts = 6 total rollouts" in said.err
     assert "Progress: 6/6 (100%)" in said.err
-    assert "Results:\nReward: 0.72 ± 0.15\nSuccess: 50.0%\nexact: 0.50 ± 0.50\n" in said.err
+    assert "Results:\nReward: 0.72 ± 0.15\nSuccess: 50.0%\npass@1: 66.7%  pass@2: 100.0%  pass@3: 100.0%\n" in said.err
+    assert "\nexact: 0.50 ± 0.50\n" in said.err
+    rows = list(read_rows(pushed / found["saved"]))
+    assert [(row.index, row.rollout, row.reward) for row in rows[2:4]] == [(0, 2, 0.0), (1, 0, 1.0)]
+
+
+def test_the_rows_of_an_evaluation_that_was_left_are_gathered_later(
+    pushed: Path, fake_stack: Any, scripts: Any, capsys: Capture
+) -> None:
+    fake_stack.script = scripts["evaluates"]
+    main(["env", "eval", "sort", "-m", "tiny", "-r", "3"])
+    whole = data(capsys)
+    path = pushed / whole["saved"]
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))  # the header and two rows
+
+    assert main(["env", "eval", "sort", "--resume", whole["saved"]]) == 0
+
+    again = data(capsys)
+    assert (again["run_id"], again["pass_at"], len(fake_stack.specs)) == (whole["run_id"], whole["pass_at"], 1)
+    assert len(list(read_rows(path))) == 6
+
+
+def test_an_evaluation_wants_a_model_or_an_endpoint(project: Path, capsys: Capture) -> None:
+    assert main(["env", "eval", "sort"]) == 1
+
+    assert "--model is missing: name a base model, RUN or RUN/step-N, or an endpoint" in capsys.readouterr().err
 
 
 def test_an_evaluation_of_a_checkpoint_takes_its_adapter(
