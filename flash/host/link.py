@@ -27,6 +27,8 @@ from flash.host import zygote
 
 GRACE_S = 3.0
 """How much later than the zygote we lose patience, and then it is the zygote that dies."""
+HANG_UP_S = 10.0
+"""How long the zygote may take to end a fork that stays: others live in it, so it is not killed lightly."""
 
 _LENGTH = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
@@ -306,7 +308,7 @@ class Talk:
         if not self.ended.done():
             self.link.send(zygote.Further(id=self.id, body=b""))
         try:
-            async with asyncio.timeout(GRACE_S):
+            async with asyncio.timeout(HANG_UP_S):
                 await asyncio.shield(self.ended)
         except TimeoutError:
             self.link.kill("the host did not end a fork when it was told to")

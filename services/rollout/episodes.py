@@ -232,19 +232,25 @@ class EpisodePlayer:
                 held: EpisodesStarted = await self._bus.ask(request, self._step_timeout_s)
             except NobodyAnswers:
                 continue
-            except (NotFound, Unanswered) as error:
+            except (NotFound, BusError) as error:
                 raise EpisodesGone(str(error), by_themselves=False) from error
             if held.episodes or held.alone or held.fault is not None:
                 return held
             await asyncio.sleep(AGAIN_S)
 
     async def _ask(self, held: EpisodesStarted, request: Request) -> Any:
-        try:
-            return await self._bus.ask(request, self._step_timeout_s)
-        except NotFound as error:
-            raise EpisodesGone(str(error), by_themselves=not held.compared) from error
-        except (NobodyAnswers, Unanswered) as error:
-            raise EpisodesGone(str(error), by_themselves=False) from error
+        """Asks again now and then: an answer may be lost on its way, and who is asked twice does it once."""
+        end = asyncio.get_running_loop().time() + self._step_timeout_s
+        while True:
+            try:
+                return await self._bus.ask(request, self._renew_s)
+            except NotFound as error:
+                raise EpisodesGone(str(error), by_themselves=not held.compared) from error
+            except Unanswered as error:
+                if asyncio.get_running_loop().time() > end:
+                    raise EpisodesGone(str(error), by_themselves=False) from error
+            except BusError as error:
+                raise EpisodesGone(str(error), by_themselves=False) from error
 
     async def _renew(self, held: EpisodesStarted) -> None:
         """For as long as they are played. Raises EpisodesGone when their scorer has died."""

@@ -19,8 +19,8 @@ class Settings(ServiceSettings, frozen=True):
     step_timeout_s: float = Field(150.0, gt=0)
     """How long a scorer may take to open episodes, to step one or to score them: longer than its own deadlines."""
     episode_renew_s: float = Field(5.0, gt=0)
-    """How often a scorer is told that its episodes are still being played, and how long it may take to answer; well
-    below its lease."""
+    """How often a scorer is told that its episodes are still being played, and how soon it is asked again what it has
+    not answered; well below its lease."""
     max_rows: int = Field(64, ge=1)
     """How many rollouts the engine draws at a time."""
     cache_bytes: int = Field(512 << 20, ge=1)

@@ -326,6 +326,47 @@ async def test_a_scorer_that_dies_in_the_middle_loses_the_group_to_another(world
     assert [verdict.reward for verdict in generated.verdicts] == [2.0] * 3
 
 
+async def test_a_step_whose_answer_is_lost_is_asked_again(world: Any, scorer: FakeScorer, game: Requested) -> None:
+    lost = iter([True, True])
+    answer = scorer.step
+
+    async def step(request: EpisodeStep) -> Stepped:
+        if next(lost, False):
+            await asyncio.Event().wait()
+        return await answer(request)
+
+    scorer.step = step  # type: ignore[method-assign]
+    await world.bus.close(0.0)
+    await scorer.listen(world.bus)
+
+    generated = await played(world, game())
+
+    assert [verdict.reward for verdict in generated.verdicts] == [2.0] * 3
+    assert len(scorer.starts) == 1
+
+
+async def test_a_scorer_that_never_answers_a_step_loses_its_episodes(
+    world: Any, scorer: FakeScorer, game: Requested
+) -> None:
+    world.player._episodes._step_timeout_s = 0.1
+    scorer.on_step = lambda step: None
+    answer = scorer.step
+
+    async def step(request: EpisodeStep) -> Stepped:
+        if request.episodes == "e1":
+            await asyncio.Event().wait()
+        return await answer(request)
+
+    scorer.step = step  # type: ignore[method-assign]
+    await world.bus.close(0.0)
+    await scorer.listen(world.bus)
+
+    generated = await played(world, game())
+
+    assert [start.count for start in scorer.starts] == [3, 3]
+    assert [verdict.reward for verdict in generated.verdicts] == [2.0] * 3
+
+
 async def test_the_lease_is_renewed_for_as_long_as_the_policy_thinks(
     world: Any, scorer: FakeScorer, game: Requested
 ) -> None:
