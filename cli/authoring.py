@@ -11,8 +11,9 @@ from typing import Any
 
 from cli import output
 from flash.artifacts import ENTRY, Packed, pack, unpack
+from flash.config.keys import ENVIRONMENT_ID
 from flash.config.overlay import merged, parsed
-from flash.config.run import ENVIRONMENT_ID, load
+from flash.config.run import load
 from flash.errors import ConfigError, NotFound
 from flash.host import Host, HostSpec, Limits, LoadFailed
 

@@ -23,7 +23,8 @@ from flash.bus import Bus
 from flash.client import Reference, RunView
 from flash.client.asking import ORG
 from flash.client.view import after
-from flash.config.run import SPLIT, new_run_id, pinned, prompt_text
+from flash.config.keys import SPLIT
+from flash.config.resolving import new_run_id, pinned, prompt_text
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import RunSpec, SamplingSpec
 from flash.contracts.values import Verdict

@@ -15,7 +15,9 @@ from flash import client
 from flash.artifacts import pack
 from flash.bus import Bus
 from flash.client import RunView
-from flash.config.run import RunConfig, WarmStart, load, new_run_id, preview, require_environment, resolve
+from flash.config.keys import RunConfig
+from flash.config.resolving import WarmStart, new_run_id, preview, require_environment, resolve
+from flash.config.run import load
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import RunSpec
 from flash.errors import FlashError

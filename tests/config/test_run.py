@@ -5,18 +5,9 @@ from typing import Any
 
 import pytest
 
-from flash.config.run import (
-    GrpoTrain,
-    RunConfig,
-    SftTrain,
-    WarmStart,
-    checked,
-    load,
-    new_run_id,
-    preview,
-    require_environment,
-    resolve,
-)
+from flash.config.keys import GrpoTrain, RunConfig, SftTrain
+from flash.config.resolving import WarmStart, new_run_id, preview, require_environment, resolve
+from flash.config.run import checked, load
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.values import PolicyRef
 from flash.errors import ConfigError
