@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, overload
+from functools import lru_cache
+from typing import Any, Literal, TypeVar, cast, overload
 
 Mark = Literal["stop", "cleanup", "teardown", "setup"]
 
@@ -47,9 +48,16 @@ def setup(func: F | None = None, priority: int = 0) -> F | Callable[[F], F]:
 
 def marked(thing: object, mark: Mark) -> list[Callable[..., Any]]:
     """The methods that carry a mark, in the order in which they are called."""
-    names = [name for name, found in inspect.getmembers_static(type(thing)) if hasattr(_function(found), f"_vf_{mark}")]
-    methods: list[Callable[..., Any]] = [getattr(thing, name) for name in names]
-    return sorted(methods, key=lambda method: (-int(getattr(method, f"_vf_{mark}")), method.__name__))
+    return [getattr(thing, name) for name in _names(cast("Any", type(thing)), mark)]
+
+
+@lru_cache(maxsize=1024)
+def _names(kind: type, mark: Mark) -> tuple[str, ...]:
+    """Of a class, once: looking through its members takes longer than scoring an answer."""
+    members = inspect.getmembers_static(kind)
+    found = {name: getattr(_function(member), f"_vf_{mark}", None) for name, member in members}
+    priorities = {name: int(priority) for name, priority in found.items() if priority is not None}
+    return tuple(sorted(priorities, key=lambda name: (-priorities[name], name)))
 
 
 def _mark(mark: Mark, func: F | None, priority: int) -> F | Callable[[F], F]:
