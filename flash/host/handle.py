@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Any, Self
 
 import msgspec
@@ -15,6 +16,10 @@ __all__ = ["Described", "Host", "HostSpec", "Limits", "LoadFailed", "Page"]
 
 _LARGEST_CPU_S = 1_000_000
 _QUICK_US = 1_000
+_SHARED_S = 0.02
+"""Answers that take less are busy, not waiting for somebody: a fork for each would only be more to do."""
+_PROBED = 8
+"""How many groups share a fork before it is known how long answers take."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Host:
         """Of episodes, whatever group they are of."""
         self._restarting, self._quarantine = asyncio.Lock(), asyncio.Lock()
         self._closed = False
+        self._shares: bool | None = None
+        """Groups share a fork; None: nobody knows yet how long their answers take."""
         self._quick = False
         """The last group's answers took so little that threads would have cost more than they saved."""
 
@@ -114,10 +121,13 @@ class Host:
     ) -> list[list[Verdict]]:
         """`score` for each of several examples and its answers.
 
-        Where answers took little, they are all scored in one fork, which would have cost most of the time; what a group
-        leaves behind in the environment's memory is then seen by the groups after it.
+        Groups whose answers take little share a fork, which would have cost most of the time; what a group leaves
+        behind in the environment's memory is then seen by the groups after it.
         """
-        if len(groups) < 2 or not self._quick or self.about.isolation == "call":
+        if self._shares is None and len(groups) > _PROBED:
+            probed = await self.score_groups(groups[:_PROBED], deadline_s=deadline_s, thinking=thinking)
+            return probed + await self.score_groups(groups[_PROBED:], deadline_s=deadline_s, thinking=thinking)
+        if len(groups) < 2 or self._shares is False or self.about.isolation == "call":
             each = (self.score(*group, deadline_s=deadline_s, thinking=thinking) for group in groups)
             return list(await asyncio.gather(*each))
         given = {
@@ -130,7 +140,8 @@ class Host:
         largest = max(len(texts) for _, texts in groups)
         deadline = deadline_s * largest if self.about.scores_groups else deadline_s
         verdicts, ended = await self._ask_once("score_groups", given, num_texts, deadline)
-        self._quick = ended.status == "ok" and ended.busy_us < _QUICK_US * num_texts
+        if ended.status == "ok" and verdicts:
+            self._shares = median_low(verdict.took_s for verdict in verdicts.values()) < _SHARED_S
         found: list[list[Verdict]] = []
         first = 0
         for example, texts in groups:

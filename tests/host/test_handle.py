@@ -250,8 +250,6 @@ async def test_answered_means_gone(start: StartHost) -> None:
 async def test_several_groups_get_the_verdicts_that_each_gets_alone(start: StartHost) -> None:
     host = await start()
     texts = [("ok", "= 0.5"), ("do os._exit(3)", "ok"), ("do raise KeyError('gone')",), ("= 0.25",)]
-    await score(host, "ok")  # quick, so that the groups share a fork
-
     found = await host.score_groups([(EXAMPLE, group) for group in texts], deadline_s=10.0)
 
     assert [rewards(group) for group in found] == [[1.0, 0.5], ["crashed", 1.0], ["raised"], [0.25]]
@@ -259,7 +257,6 @@ async def test_several_groups_get_the_verdicts_that_each_gets_alone(start: Start
 
 async def test_a_rollout_that_hangs_among_groups_costs_itself_alone(start: StartHost) -> None:
     host = await start()
-    await score(host, "ok")
     groups = [(EXAMPLE, (text,)) for text in ("ok", "do time.sleep(3600)", "= 0.5")]
 
     found = await host.score_groups(groups, deadline_s=0.5)
@@ -270,12 +267,24 @@ async def test_a_rollout_that_hangs_among_groups_costs_itself_alone(start: Start
 async def test_the_same_group_draws_the_same_numbers_whatever_is_scored_beside_it(start: StartHost) -> None:
     host = await start()
     drawn = (EXAMPLE, ("= __import__('random').random()",))
-    await score(host, "ok")
 
     first = await host.score_groups([(EXAMPLE, ("ok",)), drawn], deadline_s=10.0)
     again = await host.score_groups([drawn, (EXAMPLE, ("= 0.5",)), (EXAMPLE, ("ok",))], deadline_s=10.0)
 
     assert rewards(first[1]) == rewards(again[0])
+
+
+async def test_groups_whose_answers_take_long_have_a_fork_each(start: StartHost) -> None:
+    host = await start()
+    count = (EXAMPLE, ("= COUNT.append(0) or len(COUNT)",))
+    slow = (EXAMPLE, ("do time.sleep(0.05)",))
+
+    quick = await host.score_groups([count] * 3, deadline_s=10.0)
+    await host.score_groups([slow] * 3, deadline_s=10.0)
+    apart = await host.score_groups([count] * 3, deadline_s=10.0)
+
+    assert [rewards(group) for group in quick] == [[2.0], [3.0], [4.0]]
+    assert [rewards(group) for group in apart] == [[2.0]] * 3
 
 
 async def test_isolation_call_gives_each_answer_a_process_of_its_own(start: StartHost) -> None:
