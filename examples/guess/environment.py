@@ -1,9 +1,5 @@
 """Guess a number: the policy says one, hears `higher` or `lower`, and goes on until it is right or out of turns.
 
-    flash env push --name guess examples/guess
-    flash train configs/sft.toml                                           # learns how the game goes
-    flash train configs/rl.toml --set train.init_from_adapter=RUN          # learns to win it
-
 Each step knows what it needs from the example and the transcript; nothing is kept on the environment. So it does not
 matter which episodes are played beside this one, or that a lost one begins anew.
 """
