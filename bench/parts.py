@@ -64,15 +64,20 @@ class Part:
         return Path(self._log.name).read_text()[-2000:] if self._log else "see above"
 
     def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         for file in (self._process.stdin, self._process.stdout, self._log):
             if file is not None:
                 file.close()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process, the hard way if it takes too long; returns when it is gone."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def python(module: str, *arguments: str, interpreter: str = sys.executable) -> list[str]:

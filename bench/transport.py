@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.figures import cpu_by_name, interleaved, last_line, median_ratio, show, spent
-from bench.parts import STOP_S, Part, end_in_order, python
+from bench.parts import Part, end, end_in_order, python
 from bench.peers import atropos
 from bench.transport_parts import ANSWER_TOKENS, PROMPT_TOKENS, ROLLOUTS, submit
 from flash.artifacts import pack
@@ -183,8 +183,7 @@ def hosted_scorer(ours: Ours, folder: Path, stack: ExitStack) -> int:
         [sys.executable, "-P", "-m", "services.scorer"], cwd=folder, stderr=log,
         env={**os.environ, **{f"FLASH_{name}": value for name, value in settings.items()}},
     )  # fmt: skip
-    stack.callback(process.wait, STOP_S)
-    stack.callback(process.terminate)
+    stack.callback(end, process)
     return process.pid
 
 

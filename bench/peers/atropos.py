@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.parts import ROOT, START_S, STOP_S, obey
+from bench.parts import ROOT, START_S, end, obey
 
 FOLDER = ROOT / "bench" / ".venvs" / "atropos"
 REQUIREMENTS = Path(__file__).with_suffix(".txt")
@@ -58,8 +58,7 @@ def server() -> Iterator[tuple[str, int]]:
         _wait_for(url)
         yield url, process.pid
     finally:
-        process.terminate()
-        process.wait(STOP_S)
+        end(process)
 
 
 def group(number: int, rng: random.Random) -> dict[str, Any]:
