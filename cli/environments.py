@@ -16,6 +16,7 @@ from flash.errors import ConfigError
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 CHECK = """\
 next:
+  flash env test                   find what would go wrong in training
   flash env push --name NAME .     publish it; the id goes into the configs
   flash train configs/sft.toml     learn from the expected answers
   flash train configs/rl.toml      learn from the reward
