@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ class Counting(vf.MultiTurnEnv):
     """Answers with the number of the turn; `ends` says how it ends."""
 
     def __init__(self, ends: str = "", **options: Any) -> None:
-        super().__init__(dataset=ROWS, **options)
+        super().__init__(**{"dataset": ROWS, **options})
         self.ends = ends
 
     async def setup_state(self, state: vf.State) -> vf.State | None:
@@ -362,6 +363,72 @@ def test_an_environments_own_bug_is_the_error_of_its_rollout(endpoint: Any) -> N
         async def env_response(self, messages: vf.Messages, state: vf.State, **options: Any) -> Any:
             raise ZeroDivisionError("mine")
 
-    results = Buggy(max_turns=3).evaluate_sync(endpoint.url, "policy", num_examples=1)
+    results = Buggy(max_turns=3, eval_dataset=ROWS).evaluate_sync(endpoint.url, "policy", num_examples=1)
 
     assert results["outputs"][0]["error"] == {"error": "ZeroDivisionError", "message": "mine"}
+
+
+class Scripted:
+    """A client that answers with messages in turn, or raises them."""
+
+    def __init__(self, *replies: Any, reason: str = "stop") -> None:
+        self.replies, self.reason = list(replies), reason
+        self.chat = SimpleNamespace(completions=SimpleNamespace(create=self.create))
+
+    async def create(self, **body: Any) -> Any:
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        if reply == "late":
+            await asyncio.sleep(30)
+        message = SimpleNamespace(content=reply, tool_calls=None)
+        return SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason=self.reason)], usage=None)
+
+
+def outcome(env: vf.Environment, client: Any) -> dict[str, Any]:
+    output: dict[str, Any] = env.evaluate_sync(client, "policy", num_examples=1)["outputs"][0]
+    return output
+
+
+def counting(**options: Any) -> Counting:
+    return Counting(eval_dataset=ROWS[:1], rubric=vf.Rubric([lambda completion: len(completion)]), **options)
+
+
+def test_an_empty_answer_is_an_error_and_no_completion() -> None:
+    output = outcome(single(eval_dataset=ROWS, rubric=vf.Rubric([lambda: 1.0])), Scripted(""))
+
+    assert output["error"]["error"] == "EmptyModelResponseError"
+    assert output["reward"] is None
+
+
+def test_a_prompt_that_got_too_long_ends_the_rollout_as_truncated_and_scored() -> None:
+    output = outcome(counting(), Scripted("a", vf.OverlongPromptError("2000 tokens")))
+
+    assert (output["stop_condition"], output["is_truncated"], output["error"]) == ("prompt_too_long", True, None)
+    assert output["reward"] == 1.0
+
+
+def test_a_rollout_out_of_time_is_scored_on_what_it_has() -> None:
+    output = outcome(counting(timeout_seconds=0.2), Scripted("a", "late"))
+
+    assert (output["stop_condition"], output["is_truncated"], output["error"]) == ("timeout_reached", False, None)
+    assert output["reward"] == 1.0
+
+
+def test_an_answer_that_was_cut_is_truncated() -> None:
+    env = single(eval_dataset=ROWS, rubric=vf.Rubric([lambda: 1.0]))
+
+    assert outcome(env, Scripted("a", reason="length"))["is_truncated"] is True
+
+
+def test_the_last_reply_keeps_its_tool_calls_and_they_are_not_made() -> None:
+    def never(a: int) -> int:
+        raise AssertionError("it was made")
+
+    env = vf.ToolEnv(tools=[never], max_turns=1, dataset=ROWS)
+    state = asyncio.run(env.begin(env.get_dataset()[0]))
+    asyncio.run(env.add_reply(state, state["prompt"], calling('{"a": 1}', name="never")))
+
+    assert asyncio.run(env.next_prompt(state)) is None
+    assert state["stop_condition"] == "max_turns_reached"
+    assert state["trajectory"][-1]["completion"][0].tool_calls[0].name == "never"
