@@ -1,10 +1,11 @@
 """What `env test` makes of the verdicts on its replies. Pure: each finding is one sentence."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cli import metrics
-from cli.replies import GOLD
+from cli.replies import GOLD, gold_text
+from envsdk.thinking import CLOSE, OPEN
 from flash.contracts.values import Example, Fault, Verdict
 
 SAME = 1e-9
@@ -39,19 +40,41 @@ class Scored:
         return self.verdict.reward
 
 
-def of_targets(examples: Sequence[Example], algorithm: str) -> tuple[list[Finding], list[str]]:
+@dataclass
+class Targets:
+    """What SFT would learn from a split, counted row by row."""
+
+    rows: int = 0
+    missing: list[int] = field(default_factory=list)
+    """Rows without output, counted from 1."""
+    empty: list[int] = field(default_factory=list)
+    thoughtless: list[int] = field(default_factory=list)
+    """Rows whose output has no thought."""
+
+    def add(self, examples: Iterable[Example]) -> None:
+        for example in examples:
+            self.rows += 1
+            if example.completion is None:
+                self.missing.append(self.rows)
+                continue
+            if _is_empty(example):
+                self.empty.append(self.rows)
+            text = gold_text(example)
+            if text is not None and not (OPEN in text and CLOSE in text):
+                self.thoughtless.append(self.rows)
+
+
+def of_targets(targets: Targets, algorithm: str) -> tuple[list[Finding], list[str]]:
     """What SFT would miss in a split, and what is worth knowing."""
-    missing = [example.index + 1 for example in examples if example.completion is None]
-    if len(missing) == len(examples) and algorithm != "sft":
+    if len(targets.missing) == targets.rows and algorithm != "sft":
         note = "no row has an output: SFT has nothing to learn from, and whether right answers are paid cannot be told"
         return [], [note]
-    findings = []
-    if missing:
-        findings.append(Finding("targets", f"{_rows(missing)} no output, the target of SFT: it would refuse them"))
-    empty = [example.index + 1 for example in examples if example.completion is not None and _is_empty(example)]
-    if empty:
-        findings.append(Finding("targets", f"{_rows(empty)} an output that says nothing: SFT would teach to stop"))
-    return findings, []
+    found = []
+    if targets.missing:
+        found.append(Finding("targets", f"{_rows(targets.missing)} no output, the target of SFT: it would refuse them"))
+    if targets.empty:
+        found.append(Finding("targets", f"{_rows(targets.empty)} an output that says nothing: SFT would teach to stop"))
+    return found, []
 
 
 def of_rewards(scored: Sequence[Scored]) -> list[Finding]:

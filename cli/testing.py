@@ -6,7 +6,7 @@ The author's code runs in the host that a run uses, unpacked from the archive th
 import asyncio
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -23,7 +23,9 @@ from flash.errors import FlashError
 from flash.host import Host, LoadFailed
 
 FAILED = 1
-PAGE = 1_024
+PAGE = 8_192
+MOST_SCORED = 10_000
+"""Rows that are kept in memory to be scored."""
 SAMPLED = 4
 """Rows that get every odd reply; the others get a few."""
 BATCH = 64
@@ -97,39 +99,41 @@ async def _tested(package: Package, setup: Setup, report: Report, options: Names
 
 async def _rows(host: Host, setup: Setup, report: Report) -> list[Example]:
     """Every row of every split as a run gets it, and as SFT would learn it; gives those of the run's own split."""
-    about, own = host.about, []
+    about = host.about
+    own: list[Example] = []
     counts: dict[str, int] = report.covered.setdefault("rows", {})
     found: list[Finding] = []
     for split in about.splits:
+        targets = findings.Targets()
         try:
-            examples = await _split(host, split)
+            async for page in _pages(host, split):
+                targets.add(page)
+                if split == about.split:
+                    own += page[: MOST_SCORED - len(own)]
         except LoadFailed as failed:
             found.append(Finding("rows", f"split {split}: {failed.fault.message}", failed.fault.traceback))
             continue
-        counts[split] = len(examples)
-        missing, notes = findings.of_targets(examples, setup.algorithm)
+        counts[split] = targets.rows
+        missing, notes = findings.of_targets(targets, setup.algorithm)
         found += [Finding("rows", f"split {split}: {one.message}") for one in missing]
+        if setup.thinking and (without := targets.thoughtless):
+            notes.append(f"{len(without)} outputs have no {OPEN} and {CLOSE}, the first in row {without[0]}")
         for note in notes:
             report.note(f"split {split}: {note}")
-        if setup.thinking and (without := [e.index + 1 for e in examples if _thoughtless(e)]):
-            report.note(
-                f"split {split}: {len(without)} outputs have no {OPEN} and {CLOSE}, the first in row {without[0]}"
-            )
-        if split == about.split:
-            own = examples
+    if counts.get(about.split, 0) > len(own):
+        report.note(f"of split {about.split} the first {len(own):,} rows are scored, all of them are opened")
     report.covered["algorithms"] = ["grpo", "sft"]
     told = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     report.tell("rows", f"{told}: opened for GRPO, with their targets for SFT", found)
     return own
 
 
-async def _split(host: Host, split: str) -> list[Example]:
-    found: list[Example] = []
-    total = 1
-    while len(found) < total:
-        page = await host.rows(split, len(found), PAGE, host.about.prompt_text)
-        found, total = [*found, *page.examples], page.total
-    return found
+async def _pages(host: Host, split: str) -> AsyncIterator[list[Example]]:
+    start, total = 0, 1
+    while start < total:
+        page = await host.rows(split, start, PAGE, host.about.prompt_text)
+        yield page.examples
+        start, total = start + PAGE, page.total
 
 
 class _Trial:
@@ -291,8 +295,3 @@ def _formed(number: int, text: str, example: Example) -> str:
     """The text in one of the formats of `wrapped`; as it is, where the row's prompt does not name so many."""
     found = [formed for _, formed in wrapped(text, example)]
     return found[number] if number < len(found) else text
-
-
-def _thoughtless(example: Example) -> bool:
-    text = gold_text(example)
-    return text is not None and not (OPEN in text and CLOSE in text)
