@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Literal, TypeVar
 
 from envsdk.episodes import (
@@ -135,5 +134,7 @@ def with_system_text(messages: Sequence[Message], prompt_text: str) -> list[Mess
 def _each(score: Callable[[T], RewardResult], items: Sequence[T], at_once: int) -> list[RewardResult]:
     if at_once <= 1 or len(items) <= 1:
         return [score(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # loaded where it is used: it costs every fork
+
     with ThreadPoolExecutor(min(at_once, len(items))) as pool:
         return list(pool.map(score, items))

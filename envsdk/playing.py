@@ -6,7 +6,6 @@ environment meanwhile is there when it is scored, and gone afterwards.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -106,6 +105,8 @@ class Episodes:
             for word in words:
                 answer(*word)
             return
+        from concurrent.futures import ThreadPoolExecutor  # loaded where it is used: it costs every fork
+
         with ThreadPoolExecutor(at_once) as pool:
             for word in words:
                 pool.submit(answer, *word)

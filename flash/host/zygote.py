@@ -13,6 +13,7 @@ The question `episodes` has no answers of its own: its fork stays, with what hap
 follow. How long each of those may take is the parent's to say, by an empty word, which ends the fork.
 """
 
+import _thread
 import contextlib
 import ctypes
 import gc
@@ -27,7 +28,6 @@ import socket
 import struct
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import zlib
@@ -403,7 +403,8 @@ def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
     spent = int(time.process_time()) + 1
     _limit(resource.RLIMIT_CPU, spent + int(cpu_s), spent + int(cpu_s) + 1)
     random.seed(zlib.crc32(body))  # the same question draws the same numbers, whoever asks again; another one others
-    one_at_a_time = threading.Lock()  # of the answers of several threads
+    # Of the answers of several threads. Not `threading`: what that does at every fork costs more than a lock.
+    one_at_a_time = _thread.allocate_lock()
 
     def tell(index: int, value: dict[str, Any]) -> None:
         payload = _payload(index, value)
