@@ -200,7 +200,7 @@ class Hosted:
         except BaseException as error:  # also SystemExit: exit() costs its own answer only
             return {"fault": fault(error, self.folder)}
 
-    def _examples(self, split: str) -> list[TaskExample]:
+    def _examples(self, split: str) -> Sequence[TaskExample]:
         return load_split(self.folder, self.environment, self.params, split, own=self.split, in_code=self.in_code)
 
     def _rendered(self, example: TaskExample, index: int, text: str) -> dict[str, Any]:

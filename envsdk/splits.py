@@ -1,7 +1,7 @@
 """Which rows a run works through, and its prompt text: from the params, the author's code, or the package's files."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def load_split(
     folder: Path, environment: Any, params: Mapping[str, Any], split: str, *, own: str, in_code: bool
-) -> list[TaskExample]:
+) -> Sequence[TaskExample]:
     """The rows of a split.
 
     `own` is the split that the run works through: for it the params `records` and `dataset_path` come first, then, with
@@ -34,7 +34,7 @@ def load_split(
             return _some(read(inside(folder, str(params["dataset_path"]))), "param `dataset_path`")
     rows_of = getattr(environment, "split_rows", None)
     if rows_of and (rows := rows_of(split)) is not None:
-        return _some(load_task_examples(rows), f"the environment's rows for split {split!r}")
+        return _some(rows, f"the environment's rows for split {split!r}")
     if split == own and in_code and (own_rows := _rows_in_code(environment)) is not None:
         name, source = own_rows
         source = inside(folder, source) if isinstance(source, str) else source
@@ -83,7 +83,7 @@ def _rows_in_code(environment: Any) -> tuple[str, Any] | None:
     return None
 
 
-def _some(examples: list[TaskExample], origin: str) -> list[TaskExample]:
+def _some(examples: Sequence[TaskExample], origin: str) -> Sequence[TaskExample]:
     if not examples:
         raise ValueError(f"{origin} holds no rows")
     return examples

@@ -101,11 +101,12 @@ def rows_of(source: Source, name: str) -> Any:
     if isinstance(getattr(rows, "column_names", None), Mapping):
         found = ", ".join(map(repr, rows.column_names))
         raise TypeError(f"{name} is a {type(rows).__name__} with the splits {found}: choose one, as in data['train']")
-    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+    by_place = hasattr(rows, "__len__") and hasattr(rows, "__getitem__")
+    if isinstance(rows, str | bytes | Mapping) or not (by_place or isinstance(rows, Iterable)):
         raise TypeError(
             f"{name} is a {type(rows).__name__}, wanted a list of rows, a Dataset, or a function giving one"
         )
-    return rows if hasattr(rows, "__len__") and hasattr(rows, "__getitem__") else list(rows)
+    return rows if by_place else list(rows)
 
 
 def formatted(

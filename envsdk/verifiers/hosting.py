@@ -86,7 +86,7 @@ class _Form:
             raise ValueError(f"row {index + 1}: {error}") from error
         return TaskExample(
             record=dict(row),
-            input=str(text),
+            input=str(text).strip(),
             id=stable_example_id(index),
             metadata=dict(info) if isinstance(info, Mapping) else {},
             output=self._gold(found),

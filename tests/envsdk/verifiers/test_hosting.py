@@ -89,6 +89,27 @@ def test_evaluation_rows_are_the_split_eval_and_are_built_only_when_they_are_wan
     assert calls == ["eval"]
 
 
+def test_a_page_of_a_large_dataset_reads_its_own_rows_only() -> None:
+    class Large:
+        read = 0
+
+        def __len__(self) -> int:
+            return 1_000_000
+
+        def __getitem__(self, at: int) -> dict[str, Any]:
+            self.read += 1
+            return {"question": f"q{at}"}
+
+    large = Large()
+    told: list[dict[str, Any]] = []
+    args = {"split": "train", "start": 900_000, "count": 2, "prompt_text": ""}
+    hosted(single(exact, dataset=lambda: large)).rows(args, lambda _, value: told.append(value))
+
+    assert told[0] == {"total": 1_000_000}
+    assert [value["example"]["id"] for value in told[1:]] == ["example_900000", "example_900001"]
+    assert large.read < 10
+
+
 def test_records_of_the_params_may_be_in_the_columns_of_either_dialect() -> None:
     found = examples(single(exact), records=[{"question": "q", "answer": "a"}, {"input": "i", "output": "o"}])
 
