@@ -8,7 +8,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -139,6 +138,8 @@ class Hosted:
             for index in range(len(texts)):
                 score(index)
         else:
+            from concurrent.futures import ThreadPoolExecutor  # loaded where it is used: it costs every fork
+
             with ThreadPoolExecutor(at_once) as pool:
                 for done in [pool.submit(score, index) for index in range(len(texts))]:
                     done.result()
