@@ -56,6 +56,8 @@ OUTPUT_BYTES = 64 << 10
 
 _READS_WITHIN_S = 2.0
 """How long a fork may leave a word unread."""
+_TOGETHER_S = 0.001
+"""How long an answer may wait for the next, to be told with it."""
 _SPARES = 1
 """Forks that wait for a question, so that no question waits for a fork."""
 _NO_NEW_PRIVS, _DEATH_SIGNAL, _SUBREAPER = 38, 1, 36
@@ -406,13 +408,23 @@ def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
     # Of the answers of several threads. Not `threading`: what that does at every fork costs more than a lock.
     one_at_a_time = _thread.allocate_lock()
 
+    # Answers that follow one another at once travel together: each journey costs more than a quick score. What a fork
+    # that dies had not yet told is asked again, like everything behind it.
+    told, sent_at = bytearray(), time.monotonic()
+
     def tell(index: int, value: dict[str, Any]) -> None:
+        nonlocal sent_at
         payload = _payload(index, value)
         with one_at_a_time:
             with contextlib.suppress(Exception):  # the author may have put anything in their place
                 sys.stdout.flush()
                 sys.stderr.flush()
-            channel.sendall(HEAD.pack(len(payload), os.fstat(1).st_size) + payload)
+            told.extend(HEAD.pack(len(payload), os.fstat(1).st_size) + payload)
+            now = time.monotonic()
+            if method == "episodes" or now - sent_at > _TOGETHER_S:
+                channel.sendall(told)
+                told.clear()
+                sent_at = now
 
     if method == "episodes":
         Episodes(hosted, args).play(_words(channel), tell, args["at_once"])
@@ -421,7 +433,7 @@ def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
         "rows": hosted.rows, "check": hosted.check, "score": hosted.score, "score_groups": hosted.score_groups,
     }  # fmt: skip
     busy_s = methods[method](args, tell) or 0.0
-    channel.sendall(HEAD.pack(0, min(int(busy_s * 1e6), 2**32 - 1)))
+    channel.sendall(told + HEAD.pack(0, min(int(busy_s * 1e6), 2**32 - 1)))
     os._exit(0)
 
 
