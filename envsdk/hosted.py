@@ -7,6 +7,7 @@ told when the author's code takes the process down.
 import math
 import random
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -118,7 +119,9 @@ class Hosted:
         """
         example = example_of(args["example"])
         texts: list[str] = args["texts"]
-        random.seed(f"{example.id} {texts}")  # the same group draws the same numbers, whatever is scored before it
+        random.seed(
+            zlib.crc32(f"{example.id} {texts}".encode("utf-8", "surrogatepass"))
+        )  # the same group draws the same numbers, whatever is scored before it
         if args["thinking"]:
             texts = [split_thinking(text, prompt_opened=args["prompt_opened"]) for text in texts]
         if self._scores_groups():
