@@ -240,6 +240,7 @@ class Scorer:
         if newest and isinstance(newest.event, RunCompleted | RunFailed | RunCancelled):
             return True
         self._live_until = {run: until for run, until in self._live_until.items() if until > now}
+        self._quick &= {*self._live_until, event.run_id}
         self._live_until[event.run_id] = now + self._settings.live_cache_s
         return False
 

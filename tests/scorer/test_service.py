@@ -171,7 +171,10 @@ async def test_a_group_of_a_run_that_is_over_is_dropped(world: World) -> None:
     assert await world.scorer.on_dataset_requested(requested()) == []
 
 
-async def test_a_group_that_is_scored_already_is_not_scored_again(world: World) -> None:
+async def test_a_group_that_is_scored_already_is_not_scored_again_where_that_takes_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.scorer.service.QUICK_S", 0.0)
     await world.spec()
     await world.bus.publish(generated("4"))
     await world.heard(GroupScored)
