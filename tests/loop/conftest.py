@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from flash.bus import Bus
+from flash.bus import Bus, Shared
 from flash.bus.jetstream import connect
 from flash.bus.memory import MemoryBus
 from flash.bus.server import NatsServer
@@ -20,8 +21,22 @@ from flash.contracts.groups import GroupScored
 from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunStarted
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepFinished
+from flash.contracts.values import Example
 from flash.models import folder
+from flash.models.rendering import load_tokenizer, sft_ids
 from flash.store import Store, open_store
+from services.learner.policy import Base
+from services.learner.service import Learner
+from services.learner.settings import Settings as LearnerSettings
+from services.rollout.adapters import Adapters
+from services.rollout.engines.torch import TorchEngine, load
+from services.rollout.prompts import follow, render
+from services.rollout.service import Player
+from services.rollout.settings import Settings as RolloutSettings
+from services.scheduler.service import Scheduler
+from services.scheduler.settings import Settings as SchedulerSettings
+from services.scorer.service import Scorer
+from services.scorer.settings import Settings as ScorerSettings
 
 SORTING = Path(__file__).parent / "sorting"
 
@@ -164,21 +179,55 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
         yield running
 
 
+@asynccontextmanager
+async def running_in_process(home: Path, wrap: Callable[[Shared], Shared] = lambda it: it) -> AsyncIterator[MemoryBus]:
+    """All services in this process, on a bus of their own; `wrap` changes how they hear."""
+    bus, place = MemoryBus(), folder("tiny", home)
+    tokenizer = load_tokenizer(place)
+    engine = TorchEngine(partial(load, place, device="cpu"))
+    await engine.start()
+    scheduler = Scheduler(bus, bus.store, SchedulerSettings(), now=lambda: 1.0)
+    scorer = Scorer(bus, bus.store, ScorerSettings(home=home, replica="scorer-1"))
+    player = Player(
+        bus, bus.store, engine, partial(render, tokenizer), Adapters(bus.store, home / "adapters", 1 << 30),
+        RolloutSettings(home=home), "tiny", clock=lambda: 0.0, follow=partial(follow, tokenizer),
+    )  # fmt: skip
+    base = await asyncio.to_thread(Base.load, place, "tiny", "cpu")
+
+    def gold(example: Example, thinking: bool) -> tuple[list[int], list[int]]:
+        return sft_ids(tokenizer, example.messages, example.completion or [], thinking=thinking)
+
+    learner = Learner(bus, bus.store, base, gold, LearnerSettings(home=home), "tiny")
+    await bus.answer("scheduler", scheduler.answers())
+    await bus.answer("scorer", scorer.answers(), replica=scorer.replica)
+    for service in (scorer, player, learner):
+        await bus.listen(*(wrap(s) if isinstance(s, Shared) else s for s in service.subscriptions()))
+    watching = asyncio.create_task(scheduler.watch())
+    try:
+        yield bus
+    finally:
+        watching.cancel()
+        await bus.close(1.0)
+        await scorer.close()
+        await engine.close()
+
+
+@pytest.fixture
+def running() -> Callable[..., AbstractAsyncContextManager[MemoryBus]]:
+    return running_in_process
+
+
 @pytest.fixture
 def replayed() -> Callable[[Stack, str], Awaitable[str]]:
     """Trains again, undisturbed, from the groups a run recorded; gives the digest of the adapter that comes out."""
 
     async def replay(stack: Stack, run_id: str) -> str:
-        from services.learner.policy import Base
-        from services.learner.service import Learner
-        from services.learner.settings import Settings
-
         bus = MemoryBus(stack.store)
         await bus.publish(*await stack.groups(run_id))
         started = await stack.bus.last(RunStarted.pattern(org="local", run_id=run_id))
         assert started is not None
         base = await asyncio.to_thread(Base.load, folder("tiny", stack.folder), "tiny")
-        learner = Learner(bus, stack.store, base, lambda example, thinking: ([], []), Settings(), pool="tiny")
+        learner = Learner(bus, stack.store, base, lambda example, thinking: ([], []), LearnerSettings(), pool="tiny")
         said = [event async for event in learner.on_run_started(started.event)]
         return next(event.policy.digest for event in reversed(said) if isinstance(event, StepFinished))
 

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,54 +21,17 @@ from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSp
 from flash.contracts.steps import StepFinished
 from flash.contracts.values import Example, PolicyRef
 from flash.models import folder
-from flash.models.rendering import load_tokenizer, sft_ids
-from services.learner.policy import Base
-from services.learner.service import Learner
-from services.learner.settings import Settings as LearnerSettings
+from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
 from services.rollout.engines import OnText, Sample, SampleRequest
-from services.rollout.engines.torch import TorchEngine, load
 from services.rollout.prompts import follow, render
 from services.rollout.service import Player
 from services.rollout.settings import Settings as RolloutSettings
-from services.scheduler.service import Scheduler
-from services.scheduler.settings import Settings as SchedulerSettings
 from services.scorer.service import Scorer
 from services.scorer.settings import Settings as ScorerSettings
 
 GUESS = Path(__file__).parents[2] / "examples/guess"
 HEADER = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-
-
-@asynccontextmanager
-async def running(home: Path) -> AsyncIterator[MemoryBus]:
-    bus, place = MemoryBus(), folder("tiny", home)
-    tokenizer = load_tokenizer(place)
-    engine = TorchEngine(partial(load, place, device="cpu"))
-    await engine.start()
-    scheduler = Scheduler(bus, bus.store, SchedulerSettings(), now=lambda: 1.0)
-    scorer = Scorer(bus, bus.store, ScorerSettings(home=home, replica="scorer-1"))
-    player = Player(
-        bus, bus.store, engine, partial(render, tokenizer), Adapters(bus.store, home / "adapters", 1 << 30),
-        RolloutSettings(home=home), "tiny", clock=lambda: 0.0, follow=partial(follow, tokenizer),
-    )  # fmt: skip
-    base = await asyncio.to_thread(Base.load, place, "tiny", "cpu")
-    gold = lambda example, thinking: sft_ids(  # noqa: E731
-        tokenizer, example.messages, example.completion or [], thinking=thinking
-    )
-    learner = Learner(bus, bus.store, base, gold, LearnerSettings(home=home), "tiny")
-    await bus.answer("scheduler", scheduler.answers())
-    await bus.answer("scorer", scorer.answers(), replica=scorer.replica)
-    for service in (scorer, player, learner):
-        await bus.listen(*service.subscriptions())
-    watching = asyncio.create_task(scheduler.watch())
-    try:
-        yield bus
-    finally:
-        watching.cancel()
-        await bus.close(1.0)
-        await scorer.close()
-        await engine.close()
 
 
 async def guessing(bus: MemoryBus, run_id: str, sampling: SamplingSpec | None, train: TrainSpec | None) -> RunSpec:
@@ -102,7 +63,7 @@ TRAIN = TrainSpec(
 )
 
 
-async def test_a_game_of_several_turns_is_played_scored_and_learned_from(tmp_path: Path) -> None:
+async def test_a_game_of_several_turns_is_played_scored_and_learned_from(running: Any, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(folder("tiny", tmp_path))
     async with running(tmp_path) as bus:
         steps = await ran(bus, "r1", SamplingSpec(group_size=4, temperature=1.0, max_tokens=8), TRAIN)
@@ -128,7 +89,7 @@ async def test_a_game_of_several_turns_is_played_scored_and_learned_from(tmp_pat
     assert all(step.metrics["turns"] >= 1 for step in steps[1:])
 
 
-async def test_sft_learns_from_games_that_the_environment_plays(tmp_path: Path) -> None:
+async def test_sft_learns_from_games_that_the_environment_plays(running: Any, tmp_path: Path) -> None:
     async with running(tmp_path) as bus:
         steps = await ran(bus, "r1", None, TrainSpec(
             lora_rank=8, lora_alpha=16, learning_rate=2e-3, batch_size=16, max_length=256, save_every=8, epochs=1

@@ -1,10 +1,8 @@
 """GRPO through all services in one process: what is true of the loop whatever carries it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,9 @@ from flash.contracts.runs import RunCompleted, RunFailed, RunStarted
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepFinished
 from flash.models import folder
-from flash.models.rendering import load_tokenizer
 from services.learner.policy import Base
 from services.learner.service import Learner
 from services.learner.settings import Settings as LearnerSettings
-from services.rollout.adapters import Adapters
-from services.rollout.engines.torch import TorchEngine, load
-from services.rollout.prompts import follow, render
-from services.rollout.service import Player
-from services.rollout.settings import Settings as RolloutSettings
-from services.scheduler.service import Scheduler
-from services.scheduler.settings import Settings as SchedulerSettings
-from services.scorer.service import Scorer
-from services.scorer.settings import Settings as ScorerSettings
 
 SORTING = Path(__file__).parent / "sorting"
 STEPS = 3
@@ -56,35 +44,6 @@ def twice(subscription: Shared) -> Shared:
         return [*await first, *await second]
 
     return replace(subscription, handler=handler)
-
-
-@asynccontextmanager
-async def running(home: Path, wrap: Wrap = unchanged) -> AsyncIterator[MemoryBus]:
-    bus, place = MemoryBus(), folder("tiny", home)
-    tokenizer = load_tokenizer(place)
-    engine = TorchEngine(partial(load, place, device="cpu"))
-    await engine.start()
-    scheduler = Scheduler(bus, bus.store, SchedulerSettings(), now=lambda: 1.0)
-    scorer = Scorer(bus, bus.store, ScorerSettings(home=home))
-    player = Player(
-        bus, bus.store, engine, partial(render, tokenizer),
-        Adapters(bus.store, home / "adapters", 1 << 30), RolloutSettings(home=home), "tiny", clock=lambda: 0.0,
-        follow=partial(follow, tokenizer),
-    )  # fmt: skip
-    base = await asyncio.to_thread(Base.load, place, "tiny", "cpu")
-    learner = Learner(bus, bus.store, base, lambda *_: ([], []), LearnerSettings(home=home), "tiny")
-    await bus.answer("scheduler", scheduler.answers())
-    await bus.answer("scorer", scorer.answers(), replica=scorer.replica)
-    for service in (scorer, player, learner):
-        await bus.listen(*(wrap(s) if isinstance(s, Shared) else s for s in service.subscriptions()))
-    watching = asyncio.create_task(scheduler.watch())
-    try:
-        yield bus
-    finally:
-        watching.cancel()
-        await bus.close(1.0)
-        await scorer.close()
-        await engine.close()
 
 
 async def trained(bus: MemoryBus) -> tuple[list[StepFinished], list[GroupScored]]:
@@ -124,7 +83,9 @@ async def replayed(recorded: MemoryBus, groups: list[GroupScored]) -> str:
 
 
 @pytest.mark.parametrize("wrap", [unchanged, twice], ids=["once", "delivered twice"])
-async def test_the_groups_that_steps_name_are_the_scored_ones_each_once(tmp_path: Path, wrap: Wrap) -> None:
+async def test_the_groups_that_steps_name_are_the_scored_ones_each_once(
+    running: Any, tmp_path: Path, wrap: Wrap
+) -> None:
     async with running(tmp_path, wrap) as bus:
         steps, groups = await trained(bus)
 
@@ -135,7 +96,9 @@ async def test_the_groups_that_steps_name_are_the_scored_ones_each_once(tmp_path
     assert await replayed(bus, groups) == steps[-1].policy.digest
 
 
-async def test_sampler_and_learner_agree_on_every_token_of_a_strictly_on_policy_run(tmp_path: Path) -> None:
+async def test_sampler_and_learner_agree_on_every_token_of_a_strictly_on_policy_run(
+    running: Any, tmp_path: Path
+) -> None:
     async with running(tmp_path) as bus:
         steps, groups = await trained(bus)
 

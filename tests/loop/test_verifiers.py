@@ -1,10 +1,8 @@
 """An environment in the verifiers dialect, trained on by the real services in one process."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,51 +14,9 @@ from flash.contracts.requests import RunSubmit
 from flash.contracts.runs import RunCompleted, RunFailed
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepFinished
-from flash.models import folder
-from flash.models.rendering import load_tokenizer
-from services.learner.policy import Base
-from services.learner.service import Learner
-from services.learner.settings import Settings as LearnerSettings
-from services.rollout.adapters import Adapters
-from services.rollout.engines.torch import TorchEngine, load
-from services.rollout.prompts import follow, render
-from services.rollout.service import Player
-from services.rollout.settings import Settings as RolloutSettings
-from services.scheduler.service import Scheduler
-from services.scheduler.settings import Settings as SchedulerSettings
-from services.scorer.service import Scorer
-from services.scorer.settings import Settings as ScorerSettings
 
 JUDGED = Path(__file__).parent / "judged"
 GROUP = 4
-
-
-@asynccontextmanager
-async def running(home: Path) -> AsyncIterator[MemoryBus]:
-    bus, place = MemoryBus(), folder("tiny", home)
-    tokenizer = load_tokenizer(place)
-    engine = TorchEngine(partial(load, place, device="cpu"))
-    await engine.start()
-    scheduler = Scheduler(bus, bus.store, SchedulerSettings(), now=lambda: 1.0)
-    scorer = Scorer(bus, bus.store, ScorerSettings(home=home))
-    player = Player(
-        bus, bus.store, engine, partial(render, tokenizer),
-        Adapters(bus.store, home / "adapters", 1 << 30), RolloutSettings(home=home), "tiny", clock=lambda: 0.0,
-        follow=partial(follow, tokenizer),
-    )  # fmt: skip
-    base = await asyncio.to_thread(Base.load, place, "tiny", "cpu")
-    learner = Learner(bus, bus.store, base, lambda *_: ([], []), LearnerSettings(home=home), "tiny")
-    await bus.answer("scheduler", scheduler.answers())
-    for service in (scorer, player, learner):
-        await bus.listen(*service.subscriptions())
-    watching = asyncio.create_task(scheduler.watch())
-    try:
-        yield bus
-    finally:
-        watching.cancel()
-        await bus.close(1.0)
-        await scorer.close()
-        await engine.close()
 
 
 async def trained(bus: MemoryBus) -> tuple[list[StepFinished], list[GroupScored]]:
@@ -87,7 +43,7 @@ async def trained(bus: MemoryBus) -> tuple[list[StepFinished], list[GroupScored]
     return steps, groups  # type: ignore[return-value]
 
 
-async def test_a_run_trains_on_what_the_rubric_says_of_each_group(tmp_path: Path) -> None:
+async def test_a_run_trains_on_what_the_rubric_says_of_each_group(running: Any, tmp_path: Path) -> None:
     async with running(tmp_path) as bus:
         steps, groups = await trained(bus)
 
