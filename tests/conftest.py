@@ -1,5 +1,6 @@
 """What tests of several parts need."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,3 +14,16 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     """A real NATS server of the test's own: up in some 30 ms, and it may be killed and started again."""
     async with NatsServer(tmp_path / "nats") as made:
         yield made
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that stands for the package index, also for the processes that the test starts."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder

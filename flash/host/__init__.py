@@ -11,5 +11,9 @@ counts as answered. The sandbox's layers go around the zygote: they change how `
 
 from flash.host.episodes import Episodes, EpisodesLost
 from flash.host.handle import Described, Host, HostSpec, Limits, LoadFailed, Page
+from flash.host.requirements import InstallFailed, RequirementSets
 
-__all__ = ["Described", "Episodes", "EpisodesLost", "Host", "HostSpec", "Limits", "LoadFailed", "Page"]
+__all__ = [
+    "Described", "Episodes", "EpisodesLost", "Host", "HostSpec", "InstallFailed", "Limits", "LoadFailed", "Page",
+    "RequirementSets",
+]  # fmt: skip

@@ -68,6 +68,9 @@ class HostSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     """The environment variables that the run declares; there are no others but the usual."""
+    requirements: Path | None = None
+    """The folder of its requirement set, on the path before what is installed beside Flash: a set adds to that, and of
+    what both have its own is imported. msgspec and envsdk have been imported before either."""
     limits: Limits = Limits()
 
 
@@ -326,6 +329,7 @@ def _config(spec: HostSpec, scratch: str) -> zygote.Config:
     return zygote.Config(
         folder=str(spec.folder.resolve()),
         params=dict(spec.params),
+        requirements=str(spec.requirements.resolve()) if spec.requirements else "",
         packages=list(dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))),
         scratch=scratch,
         slots=spec.limits.slots,

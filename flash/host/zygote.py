@@ -24,6 +24,7 @@ import resource
 import select
 import shutil
 import signal
+import site
 import socket
 import struct
 import sys
@@ -70,6 +71,8 @@ class Config(msgspec.Struct):
 
     folder: str
     params: dict[str, Any]
+    requirements: str
+    """The folder of the environment's requirement set, before `packages` on the path; empty for none."""
     packages: list[str]
     """Folders with third-party packages: last on the path."""
     scratch: str
@@ -489,6 +492,8 @@ def main() -> NoReturn:
 def _load(config: Config) -> Hosted:
     for folder in sys.argv[2:]:
         sys.path.remove(folder)
+    if config.requirements:
+        site.addsitedir(config.requirements)  # its `.pth` files are read
     sys.path.extend(config.packages)
     sys.argv[:] = ["environment.py"]
     for stream in (sys.stdout, sys.stderr):
@@ -501,8 +506,6 @@ def _load(config: Config) -> Hosted:
 
 def _give_builtins() -> None:
     """`exit` and `quit`, which `-S` leaves out."""
-    import site
-
     site.setquit()
 
 
