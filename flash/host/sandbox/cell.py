@@ -1,0 +1,276 @@
+"""The walls around one host: what it is started with, and the certainty that nothing of it is left."""
+
+import atexit
+import contextlib
+import functools
+import os
+import pwd
+import random
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from flash.errors import ConfigError
+from flash.host.child import landlock
+from flash.host.child.confinement import Confinement
+from flash.host.sandbox import bubblewrap, processes
+from flash.host.sandbox.cgroup import Cgroup
+from flash.host.sandbox.layers import Layers
+
+UIDS = range(61_000, 65_000)
+"""Of which each host that root starts gets one, and nobody else has any."""
+
+_WAITS = ["/bin/sh", "-c", 'read _; exec "$@" </dev/null', "sh"]
+"""A shell that waits until it is in its cgroup: what it becomes can then fork into no other."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a host may take, all its processes together."""
+
+    memory_bytes: int
+    scratch_bytes: int
+    processes: int
+    open_files: int
+    file_bytes: int
+
+
+class Cell:
+    """Made for one host, and closed when that is gone."""
+
+    def __init__(self, layers: Layers, bounds: Bounds, scratch: Path, readable: list[str], folder: Path) -> None:
+        self.layers, self.bounds = layers, bounds
+        self.outside = scratch
+        """A folder of ours for this host; what it writes itself lies there only without namespaces."""
+        self.folder = folder
+        """The environment's files, as the host finds them."""
+        self.uid = _free_uid() if layers.second_uid else None
+        self.cgroup = (
+            Cgroup.make(memory_bytes=bounds.memory_bytes, processes=bounds.processes + 8) if layers.cgroup else None
+        )
+        self._readable = readable
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def make(cls, layers: Layers, bounds: Bounds, *, folder: Path, readable: Iterable[str]) -> Self:
+        """Raises ConfigError where the interpreter lies where nobody else may look, and the layers need that."""
+        scratch = Path(tempfile.mkdtemp(prefix="flash-host-"))
+        paths = [*dict.fromkeys((*_interpreter(), *readable))]
+        folder = folder.resolve()
+        if (
+            layers.second_uid
+            and layers.walls == "landlock"
+            and not all(map(_open_to_others, (*paths, str(scratch.parent))))
+        ):
+            layers = _without_second_uid(layers)
+        if layers.second_uid and not (
+            _readable_by_others(folder) and (layers.walls == "bwrap" or _open_to_others(str(folder)))
+        ):
+            folder = _staged(folder, scratch / "environment")
+        cell = cls(layers, bounds, scratch, [*paths, str(folder)], folder)
+        (scratch / "own").mkdir(mode=0o700)
+        if cell.uid is not None:
+            os.chmod(scratch, 0o755)
+            os.chown(scratch / "own", cell.uid, cell.uid)
+        return cell
+
+    @property
+    def scratch(self) -> str:
+        """Where the host writes, as it finds it."""
+        return "/tmp" if self.layers.walls == "bwrap" else str(self.outside / "own")
+
+    @property
+    def parent(self) -> int:
+        """The process id of its parent, as the host sees it: none beyond its namespace."""
+        return 0 if self.layers.walls == "bwrap" else os.getpid()
+
+    def confinement(self) -> Confinement:
+        """What the host is to do itself, before it loads anything."""
+        walls = self.layers.walls
+        if walls == "none":
+            return Confinement(open_files=self.bounds.open_files, file_bytes=self.bounds.file_bytes)
+        alone = walls == "bwrap"
+        elsewhere = 0 if alone or self.uid is not None else processes.threads_of(os.getuid())
+        system = (*bubblewrap.READABLE, "/proc", "/run") if alone else bubblewrap.READABLE
+        return Confinement(
+            uid=self.uid,
+            landlock=("forks" if alone else "all") if self.layers.landlock else "off",
+            seccomp=True,
+            sockets="isolated" if alone else "none",
+            shared_memory=self.cgroup is not None,
+            readable=[*system, *self._readable],
+            shm=alone,
+            processes=self.bounds.processes + elsewhere,
+            open_files=self.bounds.open_files,
+            file_bytes=self.bounds.file_bytes,
+        )
+
+    def spawn(
+        self, arguments: Iterable[str], channel: int, variables: Mapping[str, str], egress_socket: str = ""
+    ) -> subprocess.Popen[bytes]:
+        """Start the interpreter within the walls. Not in a thread: it dies with the thread that started it."""
+        variables = {"HOME": self.scratch, "TMPDIR": self.scratch, "USER": "flash", **variables}
+        command = [os.path.realpath(sys.executable), *arguments]
+        if self.layers.walls == "bwrap":
+            box = bubblewrap.Box(
+                readable=self._readable,
+                becomes_uid=self.uid is not None,
+                proc=self.layers.proc,
+                scratch_bytes=self.bounds.scratch_bytes,
+                variables=variables,
+                egress_socket=egress_socket,
+                dies_with_us=self.uid is None,
+            )
+            command, variables = bubblewrap.arguments(self.layers.bwrap, box, command), {}
+        process = subprocess.Popen(
+            [*_WAITS, *command] if self.cgroup else command,
+            stdin=subprocess.PIPE if self.cgroup else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=(channel,), env=variables, cwd="/", start_new_session=True,
+        )  # fmt: skip
+        self._process = process
+        if self.uid is not None and self.layers.walls == "bwrap":
+            # The kernel refuses bubblewrap's own signal of death once the inside has another uid.
+            _guard().note(f"+{process.pid}")
+        if self.cgroup:
+            self.cgroup.add(process.pid)
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.close()
+        return process
+
+    def kill(self) -> None:
+        """Everything within, now."""
+        if self.cgroup:
+            self.cgroup.kill()
+        if self._process is not None and self._process.returncode is None:
+            processes.kill_tree(self._process.pid)
+
+    def killed_for_memory(self) -> int:
+        return self.cgroup.killed_for_memory() if self.cgroup else 0
+
+    def close(self) -> None:
+        """The host is gone: what was made for it goes as well."""
+        if self._process is not None and self.uid is not None and self.layers.walls == "bwrap":
+            _guard().note(f"-{self._process.pid}")
+        if self.cgroup:
+            self.cgroup.remove()
+        remove_tree(self.outside)
+
+
+def remove_tree(folder: Path) -> None:
+    """Also where somebody has closed folders in it to their owner."""
+
+    def opened(function: object, path: str, _: object) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700)
+            os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+
+    for _ in range(3):
+        shutil.rmtree(folder, onerror=opened)
+        if not folder.exists():
+            return
+
+
+class _Guard:
+    """A process that outlives us for a moment, and takes with it the hosts that would otherwise stay."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", processes.__file__],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd="/", start_new_session=True,
+        )  # fmt: skip
+        atexit.register(self.close)
+
+    def note(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+@functools.cache
+def _guard() -> _Guard:
+    return _Guard()
+
+
+def _interpreter() -> list[str]:
+    """What the interpreter itself reads, beside the system's folders."""
+    program = Path(sys.executable).resolve()
+    homes = {Path(sys.base_prefix).resolve(), Path(sys.base_exec_prefix).resolve()}
+    if not any(program.is_relative_to(home) for home in homes):
+        homes.add(program)
+    return sorted(str(home) for home in homes)
+
+
+def _free_uid() -> int:
+    taken = {os.stat(f"/proc/{entry}").st_uid for entry in os.listdir("/proc") if entry.isdigit() and _is_there(entry)}
+    while True:
+        uid = random.choice(UIDS)
+        if uid not in taken and not _is_somebody(uid):
+            return uid
+
+
+def _is_there(entry: str) -> bool:
+    return os.path.exists(f"/proc/{entry}")
+
+
+def _is_somebody(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _without_second_uid(layers: Layers) -> Layers:
+    if landlock.abi() < landlock.SCOPED_SINCE:
+        raise ConfigError(
+            f"the interpreter {sys.executable} lies where only root may look, and this kernel's Landlock cannot keep "
+            "author code from signalling whoever has its uid: install bubblewrap, or Python where all may read it"
+        )
+    return replace(layers, second_uid=False)
+
+
+def _open_to_others(path: str) -> bool:
+    """Anybody may get there and read it."""
+    place = Path(path)
+    if not place.exists():
+        return True
+    wanted = stat.S_IROTH | (stat.S_IXOTH if place.is_dir() else 0)
+    return place.stat().st_mode & wanted == wanted and all(
+        parent.stat().st_mode & stat.S_IXOTH for parent in place.parents
+    )
+
+
+def _readable_by_others(folder: Path) -> bool:
+    wanted = stat.S_IROTH | stat.S_IXOTH
+    if folder.stat().st_mode & wanted != wanted:
+        return False
+    for root, folders, files in os.walk(folder):
+        if any(os.stat(os.path.join(root, name)).st_mode & wanted != wanted for name in folders):
+            return False
+        if any(not os.stat(os.path.join(root, name)).st_mode & stat.S_IROTH for name in files):
+            return False
+    return True
+
+
+def _staged(folder: Path, copy: Path) -> Path:
+    """A copy that anybody may read."""
+    shutil.copytree(folder, copy)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(path.stat().st_mode | stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0))
+    return copy

@@ -1,0 +1,87 @@
+"""Processes below one of ours, as `/proc` shows them: who they are, what they take, and that they are gone.
+
+Run as a script it is a guard: see `guard`. Standard library only, for that reason.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+_GIVE_UP_S = 5.0
+
+
+def descendants(pid: int) -> list[int]:
+    """Children's children first."""
+    try:
+        children = [
+            int(child)
+            for task in os.listdir(f"/proc/{pid}/task")
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+        ]
+    except OSError:
+        return []
+    return [found for child in children for found in (*descendants(child), child)]
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and everything below it, also where that goes on forking: it is stopped first, so that whatever
+    loses its parent meanwhile lands below it.
+    """
+    _send(pid, signal.SIGSTOP)
+    give_up = time.monotonic() + _GIVE_UP_S
+    while (living := [found for found in descendants(pid) if _lives(found)]) and time.monotonic() < give_up:
+        for found in living:
+            _send(found, signal.SIGKILL)
+    _send(pid, signal.SIGKILL)
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that a process and all below it take for themselves."""
+    return sum(map(_private_bytes, (pid, *descendants(pid))))
+
+
+def threads_of(uid: int) -> int:
+    """Processes and threads that a user has on the whole machine."""
+    found = 0
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and os.stat(f"/proc/{entry}").st_uid == uid:
+                found += len(os.listdir(f"/proc/{entry}/task"))
+    return found
+
+
+def _private_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def guard(lines: Iterable[str]) -> None:
+    """Note `+PID` and `-PID`, line by line; when the lines end, because their writer has, kill what is noted still."""
+    noted: set[int] = set()
+    for line in lines:
+        (noted.add if line[0] == "+" else noted.discard)(int(line[1:]))
+    for pid in noted:
+        kill_tree(pid)
+
+
+if __name__ == "__main__":
+    guard(sys.stdin)
