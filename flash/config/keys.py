@@ -23,6 +23,9 @@ class Environment(Section):
     """`org/name`, or `org/name@version`; a bare id means the newest version when the run is submitted."""
     params: dict[str, Any] = {}
     """What `load_environment` is called with; part of the run's spec."""
+    pip: list[str] = []
+    """Packages that it imports and does not bring along: names, with versions, extras and markers if need be. They are
+    installed before it is loaded. Nothing inside the package (`requirements.txt`, a lock file) is."""
 
 
 class Train(Section):

@@ -1,13 +1,14 @@
 """From a checked config to what the services work from: the run's spec, with nothing left to look up."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from flash.config.keys import GrpoTrain, RunConfig
+from flash.config.requirements import normal_form
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.values import PolicyRef
@@ -90,7 +91,7 @@ def resolve(
         model=config.model,
         pool=card(config.model).pool,
         seed=config.seed,
-        environment=pinned(environment, params),
+        environment=pinned(environment, params, config.environment.pip),
         split=params.get("split", "train"),
         prompt_text=prompt_text(environment, params),
         thinking=config.thinking,
@@ -115,14 +116,15 @@ def preview(config: RunConfig, *, run_id: str, org: str = "local") -> dict[str, 
     return spec
 
 
-def pinned(environment: EnvironmentVersion, params: Mapping[str, Any]) -> EnvironmentSpec:
-    """One version of an environment, and how this run loads it."""
+def pinned(environment: EnvironmentVersion, params: Mapping[str, Any], pip: Iterable[str] = ()) -> EnvironmentSpec:
+    """One version of an environment, and how this run loads it. Raises ConfigError for what is no requirement."""
     return EnvironmentSpec(
         id=environment.id,
         version=environment.version,
         digest=environment.digest,
         key=environment.key,
         params=dict(params),
+        pip=normal_form(pip),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from flash.config import references
 from flash.config.keys import ALGORITHMS, ENVIRONMENT_ID, SPLIT, Environment, GrpoTrain, RunConfig, SftTrain
 from flash.config.overlay import DEFAULT_ALGORITHM, Table, compose, settings
+from flash.config.requirements import normal_form
 from flash.config.sentences import sentence, shown
 from flash.errors import ConfigError, NotFound
 from flash.models import ModelCard, card
@@ -140,6 +141,10 @@ def _unresolvable(environment: Environment) -> Iterable[str]:
     split = environment.params.get("split", "train")
     if not isinstance(split, str) or not SPLIT.fullmatch(split):
         yield f'environment.params.split is {shown(split)}, but the name of a split is wanted, for example "train"'
+    try:
+        normal_form(environment.pip)
+    except ConfigError as error:
+        yield str(error)
     for key in ("contract_text", "contract_path"):
         if not isinstance(text := environment.params.get(key, ""), str):
             yield f"environment.params.{key} is {shown(text)}, but a text is wanted"

@@ -27,7 +27,7 @@ def spec_key(run_id: str) -> str:
 
 def dataset_key(spec: RunSpec, chunk: int) -> str:
     """The same for every run that renders the same rows in the same way."""
-    way = [spec.environment.digest, spec.environment.params, spec.split, spec.prompt_text]
+    way = [spec.environment.digest, spec.environment.params, spec.environment.pip, spec.split, spec.prompt_text]
     digest = hashlib.sha256(msgspec.json.encode(way, order="sorted")).hexdigest()
     return f"datasets/{digest}/{chunk:06d}"
 

@@ -63,6 +63,10 @@ class EnvironmentPublish(Request, frozen=True, kw_only=True):
     environment: EnvironmentName
     digest: str
     parts: int
+    params: dict[str, Any] = {}
+    """What it is loaded with for the check, and no part of the version."""
+    pip: list[str] = []
+    """Likewise the requirements."""
 
 
 class EnvironmentResolve(Request, frozen=True, kw_only=True):
@@ -131,6 +135,7 @@ class EnvironmentCheck(Request, frozen=True, kw_only=True):
     key: str
     digest: str
     params: dict[str, Any] = {}
+    pip: list[str] = []
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,8 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Where the archive lies in the store."""
     params: dict[str, Any] = {}
     """What `load_environment` is called with."""
+    pip: list[str] = []
+    """The requirements of the set that it is loaded with, in normal form."""
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):

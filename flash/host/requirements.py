@@ -60,6 +60,12 @@ _UVS = {"index_url": "UV_DEFAULT_INDEX", "extra_index_url": "UV_INDEX", "find_li
 class InstallFailed(LoadFailed):
     """A requirement set cannot be had. Its fault's `traceback` is what the installer said last."""
 
+    @property
+    def brief(self) -> str:
+        """In one line."""
+        last = self.fault.traceback.rpartition("\n")[2].strip()
+        return f"{self.fault.message}: {last}" if last else self.fault.message
+
 
 @dataclass(frozen=True)
 class Installer:

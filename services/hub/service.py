@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+import msgspec
 import structlog
 
 from flash.bus import Bus
@@ -32,6 +33,7 @@ from services.hub import versions
 from services.hub.settings import Settings
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_CONTRACT = ("contract_text", "contract_path")
 
 log = structlog.get_logger()
 
@@ -71,6 +73,8 @@ class Hub:
         version = versions.known(await self._records.get(record), request.digest)
         if version is None:
             version = await self._taken_in(request)
+        elif version.notes:
+            version = await self._looked_at_again(request, version)
         await self._records.update(record, lambda document: versions.published(document, version))
         await self._bus.publish(_environment_published(request, version))
         await self._forget_upload(request.digest)
@@ -103,11 +107,7 @@ class Hub:
         # Behind its own parts until a scorer has found it sound: what lies under a version's key is a version.
         whole = upload_key(request.digest, request.parts)
         await self._store.put(whole, archive)
-        report = await self._checked(EnvironmentCheck(key=whole, digest=request.digest))
-        if report.fault:
-            await self._forget_upload(request.digest)
-            traceback = f"\n{report.fault.traceback.rstrip()}" if report.fault.traceback else ""
-            raise EnvironmentFault(f"{request.environment} cannot be loaded: {report.fault.message}{traceback}")
+        report = await self._checked(request, whole)
         version = versions.version_of(request.digest)
         key = environment_key(request.org, request.environment, version)
         await self._store.put(key, archive)
@@ -122,6 +122,13 @@ class Hub:
             prompt_text=report.prompt_text,
             notes=report.notes,
         )
+
+    async def _looked_at_again(self, request: EnvironmentPublish, version: EnvironmentVersion) -> EnvironmentVersion:
+        """Something could not be validated when it was published; what it needs may be there now."""
+        report = await self._checked(request, version.key)
+        if report.notes:
+            return version
+        return msgspec.structs.replace(version, rows=report.rows, prompt_text=report.prompt_text, notes=[])
 
     async def _assembled(self, request: EnvironmentPublish) -> bytes:
         parts: list[bytes] = []
@@ -141,7 +148,20 @@ class Hub:
             raise Refused(f"the uploaded archive has the digest {digest}, but {request.digest} was told: push again")
         return archive
 
-    async def _checked(self, check: EnvironmentCheck) -> CheckReport:
+    async def _checked(self, request: EnvironmentPublish, key: str) -> CheckReport:
+        """What a scorer finds. Raises EnvironmentFault, with the author's traceback, for a fault of the package."""
+        # What a version says of itself is the same whatever it is loaded with: its system text is its own.
+        params = {name: value for name, value in request.params.items() if name not in _CONTRACT}
+        report = await self._ask_scorer(
+            EnvironmentCheck(key=key, digest=request.digest, params=params, pip=request.pip)
+        )
+        if report.fault:
+            await self._forget_upload(request.digest)
+            traceback = f"\n{report.fault.traceback.rstrip()}" if report.fault.traceback else ""
+            raise EnvironmentFault(f"{request.environment} cannot be loaded: {report.fault.message}{traceback}")
+        return report
+
+    async def _ask_scorer(self, check: EnvironmentCheck) -> CheckReport:
         # Looked for first: a request waits for a replica, and whoever pushes should hear soon why nothing happens.
         if not any(replica.service == "scorer" for replica in await self._bus.replicas()):
             raise NobodyAnswers("no scorer is up to check the environment")

@@ -32,7 +32,8 @@ def record_id(org: str, name: str) -> str:
 
 
 def published(document: bytes | None, version: EnvironmentVersion) -> bytes:
-    """The document after a version was published. What is there already stays as it is, and becomes the newest again.
+    """The document after a version was published. What is there already stays as it is, and becomes the newest again;
+    but where it could not be validated and now was, what was found stands instead.
 
     Raises Refused when another archive goes by the same version.
     """
@@ -44,6 +45,8 @@ def published(document: bytes | None, version: EnvironmentVersion) -> bytes:
             "any file, a blank line will do, and push again"
         )
     versions = before.versions if there else [*before.versions, version]
+    if there and there.notes and not version.notes:
+        versions = [version if one is there else one for one in versions]
     return msgspec.json.encode(Document(versions=versions, newest=version.version))
 
 

@@ -1,8 +1,8 @@
-"""Loaded environments, kept warm: one host for each version and params, the longest idle gone first."""
+"""Loaded environments, kept warm: one host for each version, params and requirements, the longest idle gone first."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from flash.artifacts import unpack
-from flash.host import Host, HostSpec, Limits
+from flash.host import Host, HostSpec, Limits, RequirementSets
 from flash.store import Store
 
 log = structlog.get_logger()
@@ -45,6 +45,7 @@ class Hosts:
     def __init__(
         self,
         archives: Archives,
+        sets: RequirementSets,
         *,
         limits: Limits,
         load_timeout_s: float,
@@ -52,17 +53,19 @@ class Hosts:
         idle_s: float,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._archives, self._limits, self._load_timeout_s = archives, limits, load_timeout_s
+        self._archives, self._sets, self._limits, self._load_timeout_s = archives, sets, limits, load_timeout_s
         self._max_hosts, self._idle_s, self._now = max_hosts, idle_s, now
         self._kept: dict[bytes, _Kept] = {}
 
     @asynccontextmanager
-    async def of(self, key: str, digest: str, params: Mapping[str, Any]) -> AsyncIterator[Host]:
+    async def of(
+        self, key: str, digest: str, params: Mapping[str, Any], pip: Sequence[str] = ()
+    ) -> AsyncIterator[Host]:
         """A loaded environment, the same for whoever asks alike. Raises LoadFailed."""
-        which = msgspec.msgpack.encode([digest, params], order="deterministic")
+        which = msgspec.msgpack.encode([digest, params, pip], order="deterministic")
         kept = self._kept.get(which)
         if kept is None:
-            kept = self._kept[which] = _Kept(asyncio.create_task(self.start(key, digest, params)))
+            kept = self._kept[which] = _Kept(asyncio.create_task(self.start(key, digest, params, pip)))
         kept.users += 1
         try:
             await self._evict()
@@ -75,10 +78,11 @@ class Hosts:
             if failed and self._kept.get(which) is kept:
                 del self._kept[which]
 
-    async def start(self, key: str, digest: str, params: Mapping[str, Any]) -> Host:
-        """A host of one's own, to be closed by whoever asked."""
+    async def start(self, key: str, digest: str, params: Mapping[str, Any], pip: Sequence[str] = ()) -> Host:
+        """A host of one's own, to be closed by whoever asked. Raises InstallFailed where the requirements are why."""
         folder = await self._archives.folder(key, digest)
-        spec = HostSpec(folder=folder, params=params, limits=self._limits)
+        requirements = await self._sets.folder(pip)
+        spec = HostSpec(folder=folder, params=params, requirements=requirements, limits=self._limits)
         began = self._now()
         host = await Host.start(spec, load_timeout_s=self._load_timeout_s)
         log.info("environment.loaded", digest=digest[:12], name=host.about.name, took_s=round(self._now() - began, 3))

@@ -29,7 +29,7 @@ from flash.contracts.runs import DatasetRequested, RunCancelled, RunCompleted, R
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Verdict
 from flash.errors import AlreadyThere, EnvironmentFault
-from flash.host import Host, Limits, LoadFailed
+from flash.host import Host, InstallFailed, Limits, LoadFailed, RequirementSets
 from flash.store import Store
 from services.scorer.episodes import Holder
 from services.scorer.hosts import Archives, Hosts
@@ -58,9 +58,15 @@ class Scorer:
 
     def __init__(self, bus: Bus, store: Store, settings: Settings) -> None:
         self._bus, self._store, self._settings = bus, store, settings
-        self._archives = Archives(store, settings.home / "cache" / "environments")
+        cache = settings.home / "cache"
+        self._archives = Archives(store, cache / "environments")
         self._hosts = Hosts(
             self._archives,
+            RequirementSets(
+                cache / "requirements",
+                timeout_s=settings.install_timeout_s,
+                say=lambda text: log.info("requirements.installing", told=text),
+            ),
             limits=Limits(
                 slots=settings.slots, episodes=settings.max_episode_groups, memory_bytes=settings.memory_bytes
             ),
@@ -95,7 +101,13 @@ class Scorer:
                 slots=self._settings.slots,
                 give_up=group_given_up,
             ),
-            Shared("scorer-datasets", DatasetRequested, self.on_dataset_requested, give_up=dataset_given_up),
+            Shared(
+                "scorer-datasets",
+                DatasetRequested,
+                self.on_dataset_requested,
+                slots=self._settings.slots,  # one that waits for its requirements keeps nobody else waiting
+                give_up=dataset_given_up,
+            ),
         )
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Awaitable[Any]]]:
@@ -153,9 +165,14 @@ class Scorer:
         return await self._holder.step(request)
 
     async def check_environment(self, request: EnvironmentCheck) -> CheckReport:
-        """Load the archive in a clean host and render every row."""
+        """Load the archive in a clean host and render every row.
+
+        What the machine lacks is no fault of the package's: it is noted, and met when a run is planned.
+        """
         try:
-            host = await self._hosts.start(request.key, request.digest, request.params)
+            host = await self._hosts.start(request.key, request.digest, request.params, request.pip)
+        except InstallFailed as failed:
+            return CheckReport(notes=[f"not validated: {failed.brief}"])
         except LoadFailed as failed:
             if failed.missing:
                 return CheckReport(notes=[f"not validated: needs {failed.missing}"])
@@ -191,6 +208,8 @@ class Scorer:
                     thinking=spec.thinking,
                     prompt_opened=event.prompt_opened,
                 )
+        except InstallFailed:
+            raise  # it could be installed where the run was planned: again, perhaps elsewhere
         except LoadFailed as failed:
             verdicts = [Verdict(fault=failed.fault)] * len(texts)
         return every_verdict(event.rollouts, dict(zip(which, verdicts, strict=True)))
@@ -245,7 +264,8 @@ class Scorer:
         return False
 
     def _host(self, spec: RunSpec) -> AbstractAsyncContextManager[Host]:
-        return self._hosts.of(spec.environment.key, spec.environment.digest, load_params(spec))
+        environment = spec.environment
+        return self._hosts.of(environment.key, environment.digest, load_params(spec), environment.pip)
 
 
 def _total_key(spec: RunSpec) -> str:

@@ -14,6 +14,8 @@ class Settings(ServiceSettings, frozen=True):
     """How long one `score_response` may take before its rollout counts as faulted; also one row to be rendered."""
     load_timeout_s: float = Field(120.0, gt=0)
     """How long an environment may take to load."""
+    install_timeout_s: float = Field(600.0, gt=0)
+    """How long the requirements of an environment may take to be installed."""
     memory_bytes: int = Field(1 << 30, gt=0)
     """Address space that scoring a group may take beyond what the loaded environment has."""
     max_hosts: int = Field(8, ge=1)

@@ -188,6 +188,8 @@ def test_one_text_is_one_stop_sequence_and_empty_ones_are_dropped() -> None:
             {"environment": {"params": {"split": "../x"}}},
             'environment.params.split is "../x", but the name of a split is wanted, for example "train"',
         ),
+        ({"environment": {"pip": "nltk"}}, 'environment.pip is "nltk", but a list is wanted'),
+        ({"environment": {"pip": [3]}}, "environment.pip.0 is 3, but a text is wanted"),
         (
             {"train": {"init_from_adapter": "runs/flash-1-0000abcd/checkpoints/step-4"}},
             'train.init_from_adapter is "runs/flash-1-0000abcd/checkpoints/step-4", but the checkpoint of a run is '
@@ -311,7 +313,7 @@ def test_a_preview_leaves_open_what_only_the_hub_knows() -> None:
 
     spec = preview(found, run_id="flash-1-00000001")
 
-    assert spec["environment"] == {"id": "local/sums", "version": None, "digest": None, "key": None, "params": {}}
+    assert spec["environment"] == {"id": "local/sums", "version": None, "digest": None, "key": None, "params": {}, "pip": []}
     assert (spec["train"]["lora_rank"], spec["train"]["init_from_adapter"]) == (None, "flash-1-00000000")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,10 @@ class FakeScorer:
     bus: MemoryBus
     report: CheckReport = field(default_factory=lambda: CheckReport(rows={"train": 3}, prompt_text="Be kind."))
     seen: list[bytes] = field(default_factory=list)
+    asked: list[EnvironmentCheck] = field(default_factory=list)
 
     async def on_check(self, request: EnvironmentCheck) -> CheckReport:
+        self.asked.append(request)
         archive = await self.bus.store.get(request.key)
         assert digest_of(archive) == request.digest
         self.seen.append(archive)
@@ -66,10 +69,10 @@ async def upload(bus: MemoryBus, archive: bytes = ARCHIVE, parts: int = 2) -> st
     return digest
 
 
-async def push(bus: MemoryBus, archive: bytes = ARCHIVE, name: str = "sums") -> EnvironmentVersion:
+async def push(bus: MemoryBus, archive: bytes = ARCHIVE, name: str = "sums", **given: Any) -> EnvironmentVersion:
     digest = await upload(bus, archive)
     version: EnvironmentVersion = await bus.ask(
-        EnvironmentPublish(org="local", environment=name, digest=digest, parts=2)
+        EnvironmentPublish(org="local", environment=name, digest=digest, parts=2, **given)
     )
     return version
 
@@ -126,6 +129,42 @@ async def test_a_publish_whose_reply_was_lost_can_be_asked_again_without_its_par
     again = await bus.ask(EnvironmentPublish(org="local", environment="sums", digest=first.digest, parts=2))
 
     assert again == first
+
+
+async def test_it_is_checked_with_the_params_and_packages_of_whoever_pushes(bus: MemoryBus) -> None:
+    fake = await scorer(bus)
+
+    await push(bus, params={"level": 2, "contract_path": "mine.md", "contract_text": "mine"}, pip=["nltk"])
+
+    [asked] = fake.asked
+    assert (asked.params, asked.pip) == ({"level": 2}, ["nltk"]), "its system text is its own, whoever pushes"
+
+
+async def test_what_could_not_be_validated_is_looked_at_again_by_the_next_push(bus: MemoryBus) -> None:
+    fake = await scorer(bus, CheckReport(notes=["not validated: needs nltk"]))
+    first = await push(bus)
+    fake.report = CheckReport(rows={"train": 3}, prompt_text="Be kind.")
+
+    second = await push(bus, pip=["nltk"])
+    third = await push(bus)
+
+    assert (first.notes, first.rows) == (["not validated: needs nltk"], {})
+    assert second == third == await bus.ask(EnvironmentResolve(reference="local/sums"))
+    assert (second.notes, second.rows, second.prompt_text) == ([], {"train": 3}, "Be kind.")
+    assert (second.version, second.published_at) == (first.version, first.published_at)
+    assert [request.pip for request in fake.asked] == [[], ["nltk"]], "and then it is known"
+
+
+async def test_what_was_published_stays_when_a_second_look_finds_a_fault(bus: MemoryBus) -> None:
+    fake = await scorer(bus, CheckReport(notes=["not validated: needs nltk"]))
+    first = await push(bus)
+    fake.report = CheckReport(fault=Fault(kind="load-failed", message="NameError: x"))
+
+    with pytest.raises(EnvironmentFault, match="sums cannot be loaded: NameError: x"):
+        await push(bus, pip=["nltk"])
+
+    assert await bus.ask(EnvironmentResolve(reference="local/sums")) == first
+    assert await keys(bus, "uploads/") == []
 
 
 async def test_pushing_old_content_makes_it_the_newest_again(bus: MemoryBus) -> None:

@@ -1,7 +1,7 @@
 """Which environments stay loaded."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ import pytest
 
 from flash.artifacts import pack
 from flash.errors import Damaged
-from flash.host import Host, Limits, LoadFailed
+from flash.host import Host, Limits, LoadFailed, RequirementSets
 from flash.store.memory import MemoryStore
 from services.scorer.hosts import Archives, Hosts
+from tests.wheels import wheel
 
 CODE = """
 import os
@@ -41,11 +42,17 @@ class World:
         self.store, self.clock = MemoryStore(), Clock()
         self.archives = Archives(self.store, folder / "cache")
         self.hosts = Hosts(
-            self.archives, limits=Limits(slots=1), load_timeout_s=20, max_hosts=2, idle_s=100, now=self.clock
+            self.archives,
+            RequirementSets(folder / "sets"),
+            limits=Limits(slots=1),
+            load_timeout_s=20,
+            max_hosts=2,
+            idle_s=100,
+            now=self.clock,
         )
 
-    async def use(self, **params: Any) -> Host:
-        async with self.hosts.of("key", self.packed.digest, params) as host:
+    async def use(self, pip: Sequence[str] = (), **params: Any) -> Host:
+        async with self.hosts.of("key", self.packed.digest, params, pip) as host:
             self.clock.now += 1
             return host
 
@@ -109,3 +116,13 @@ async def test_an_archive_is_fetched_once_and_only_as_it_was_published(world: Wo
     await world.store.delete("key")
 
     assert await world.archives.folder("key", world.packed.digest) == folder
+
+
+async def test_runs_share_a_host_only_with_the_same_requirements(world: World, index: Path) -> None:
+    wheel(index, "greeting", "1.0")
+
+    plain, polite, again = await world.use(), await world.use(["greeting"]), await world.use(["greeting"])
+
+    assert polite is again
+    assert polite is not plain
+    assert (plain.spec.requirements, polite.spec.requirements is None) == (None, False)

@@ -1,7 +1,8 @@
 """The scorer on a bus, with real hosts: what it says to what it hears."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import shlex
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,10 @@ from flash.contracts.requests import CheckReport, EnvironmentCheck
 from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested, RunCompleted
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.contracts.values import Example, Fault, PolicyRef, Rollout
+from flash.host.requirements import Installer
 from services.scorer.service import Scorer
 from services.scorer.settings import Settings
+from tests.wheels import wheel
 
 E = TypeVar("E", bound=Event)
 
@@ -60,8 +63,9 @@ class World:
         key = f"environments/local/exact/{packed.digest[:12]}.tar.zst"
         await self.bus.store.put(key, packed.data)
         environment = EnvironmentSpec(
-            id="local/exact", version=packed.digest[:12], digest=packed.digest, key=key, params=fields.pop("params", {})
-        )
+            id="local/exact", version=packed.digest[:12], digest=packed.digest, key=key,
+            params=fields.pop("params", {}), pip=fields.pop("pip", []),
+        )  # fmt: skip
         spec = RunSpec(
             org="local", run_id=run_id, algorithm="grpo", model="tiny", pool="tiny", seed=1, split="train",
             environment=environment,
@@ -231,9 +235,80 @@ async def test_a_dataset_that_cannot_be_rendered_is_told_with_the_fault(world: W
     assert "does not take levle; it takes level" in failed["r2"].message
 
 
-async def check(world: World, files: dict[str, str], **params: Any) -> CheckReport:
+POLITE = {**FILES, "environment.py": "from greeting import VERSION\n" + ENVIRONMENT.replace('"saw"', "VERSION")}
+"""An environment that needs a package."""
+
+
+async def test_a_run_has_the_packages_that_it_asks_for(world: World, index: Path) -> None:
+    wheel(index, "greeting", "1.0")
+    wheel(index, "greeting", "2.0")
+    await world.spec("r1", files=POLITE, pip=["greeting==1.0"])
+    await world.spec("r2", files=POLITE, pip=["greeting"])
+
+    await world.bus.publish(requested(run_id="r1"), generated("4", run_id="r1"), generated("4", run_id="r2"))
+    [prepared] = await world.heard(DatasetPrepared)
+    groups = {event.run_id: event.verdicts[0] for event in await world.heard(GroupScored, 2)}
+
+    assert prepared.rows == 2
+    assert {run: (verdict.reward, verdict.output) for run, verdict in groups.items()} == {
+        "r1": (1.0, "1.0 4\n"), "r2": (1.0, "2.0 4\n"),
+    }  # fmt: skip
+
+
+async def test_packages_that_cannot_be_installed_fail_the_dataset_with_the_installers_last_lines(
+    world: World, index: Path
+) -> None:
+    wheel(index, "greeting", "1.0")
+    await world.spec("r1", files=POLITE, pip=["greeting==7.7"])
+
+    await world.bus.publish(requested())
+    [failed] = await world.heard(DatasetFailed)
+
+    assert failed.fault.message.startswith("environment.pip [greeting==7.7] cannot be installed")
+    assert "greeting==7.7" in failed.fault.traceback
+
+
+async def test_while_one_run_waits_for_its_packages_the_others_go_on(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "uv"
+    slow.write_text(f"#!/bin/sh\nwhile [ ! -e {tmp_path}/go-on ]; do sleep 0.05; done\nexit 1\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(Installer, "found", lambda: Installer("uv", "1", (str(slow),)))
+    await world.spec("r1", files=POLITE, pip=["greeting"])
+    await world.spec("r2")
+
+    await world.bus.publish(requested(run_id="r1"), requested(run_id="r2"), generated("4", run_id="r2"))
+    [prepared] = await world.heard(DatasetPrepared)
+    [scored] = await world.heard(GroupScored)
+
+    assert (prepared.run_id, scored.verdicts[0].reward) == ("r2", 1.0)
+    assert await world.said(DatasetFailed) == 0
+    (tmp_path / "go-on").touch()
+    assert [event.run_id for event in await world.heard(DatasetFailed)] == ["r1"]
+
+
+async def test_a_group_is_scored_later_where_its_packages_cannot_be_had_for_the_moment(
+    world: World, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(index, "greeting", "1.0")
+    real, moody = Installer.found(), tmp_path / "uv"
+    failed_once = f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; exit 1; }}"
+    moody.write_text(f'#!/bin/sh\n{failed_once}\nexec {shlex.join(real.command)} "$@"\n')
+    moody.chmod(0o755)
+    monkeypatch.setattr(Installer, "found", lambda: Installer("uv", "1", (str(moody),)))
+    await world.spec("r1", files=POLITE, pip=["greeting"])
+
+    await world.bus.publish(generated("4"))
+    [scored] = await world.heard(GroupScored)
+
+    assert (tmp_path / "once").exists()
+    assert (scored.verdicts[0].reward, scored.verdicts[0].fault) == (1.0, None)
+
+
+async def check(world: World, files: dict[str, str], pip: Sequence[str] = (), **params: Any) -> CheckReport:
     spec = await world.spec("checked", files=files)
-    request = EnvironmentCheck(key=spec.environment.key, digest=spec.environment.digest, params=params)
+    request = EnvironmentCheck(key=spec.environment.key, digest=spec.environment.digest, params=params, pip=list(pip))
     report: CheckReport = await world.bus.ask(request, timeout_s=20)
     return report
 
@@ -267,6 +342,16 @@ async def test_a_missing_third_party_module_is_a_note_and_no_fault(world: World)
     report = await check(world, {**FILES, "environment.py": "import nowhere_to_be_found\n" + ENVIRONMENT})
 
     assert report == CheckReport(notes=["not validated: needs nowhere_to_be_found"])
+
+
+async def test_with_the_packages_it_is_validated_and_without_that_is_said(world: World, index: Path) -> None:
+    wheel(index, "greeting", "1.0")
+
+    assert await check(world, POLITE) == CheckReport(notes=["not validated: needs greeting"])
+    assert await check(world, POLITE, pip=["greeting"]) == CheckReport(rows={"train": 2})
+    [note] = (await check(world, POLITE, pip=["greeting>1"])).notes
+    assert note.startswith("not validated: environment.pip [greeting>1] cannot be installed")
+    assert len(note.splitlines()) == 1
 
 
 async def test_a_multi_turn_environment_is_checked_like_any_other(world: World) -> None:
