@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from cli import output
-from cli.scaffold import TEMPLATES, configs_without_id, fill_in, lay_down
+from cli.scaffold import FASTEST, TEMPLATES, configs_without_id, fill_in, lay_down
 from flash.errors import ConfigError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -32,8 +32,11 @@ def setup(options: Namespace) -> None:
     for name in ensured:
         output.line(f"ensured {name}")
     output.note(CHECK)
+    if "README.md" in ensured:
+        output.note("README.md has the commands of this one, and the number it should reach.")
     if template == "starter":
-        output.note(f"A task that learns while you watch: --template larger ({TEMPLATES['larger']}), or sort.")
+        output.note(f"A task that learns while you watch, on a laptop: --template {FASTEST} ({TEMPLATES[FASTEST]}).")
+        output.note(f"Others: {', '.join(name for name in TEMPLATES if name not in ('starter', FASTEST))}.")
 
 
 async def push(options: Namespace) -> None:
@@ -91,7 +94,7 @@ def _asked() -> str:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return "starter"
     for name, summary in TEMPLATES.items():
-        output.note(f"  {name:<9}{summary}")
+        output.note(f"  {name:<12}{summary}")
     return input("template [starter]: ").strip() or "starter"
 
 

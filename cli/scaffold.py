@@ -1,4 +1,4 @@
-"""A starter project on disk: which files a template has, and laying them down beside what is already there."""
+"""A project on disk: which files a template has, and laying them down beside what is already there."""
 
 import re
 from collections.abc import Iterator
@@ -10,9 +10,18 @@ TEMPLATES = {
     "starter": "two rows to be replaced by yours, and a reward for the exact answer",
     "larger": "smollm2-135m learns which of two numbers is larger: minutes on a laptop",
     "sort": "tiny learns to sort a few digits: a minute or two on a laptop, nothing to download",
+    "arithmetic": "sums in the verifiers dialect, several weighted rewards",
+    "reversal": "words in reverse order: an XML parser, a continuous reward",
+    "guess": "a number from `higher` and `lower`, in several turns",
 }
+"""The first three lie here; the others are the examples."""
+
+FASTEST = "sort"
+"""Learns within a minute or two on a laptop, with nothing to download."""
 
 _PLACE = Path(__file__).parent / "templates"
+_EXAMPLES = (Path(__file__).parent / "examples", Path(__file__).parents[1] / "examples")
+"""In an installed Flash, and in its repository."""
 _SHARED = "TRAINING.md"
 """The playbook, the same for every template."""
 
@@ -23,9 +32,10 @@ def files(template: str) -> Iterator[tuple[str, Path]]:
     """Each file of a template: where it goes, and where it lies. Raises NotFound naming the templates there are."""
     if template not in TEMPLATES:
         raise NotFound(f"there is no template {template!r}; there are {', '.join(TEMPLATES)}")
-    for path in sorted((_PLACE / template).rglob("*")):
+    folder = next(place / template for place in (_PLACE, *_EXAMPLES) if (place / template).is_dir())
+    for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
-            yield path.relative_to(_PLACE / template).as_posix(), path
+            yield path.relative_to(folder).as_posix(), path
     yield _SHARED, _PLACE / _SHARED
 
 

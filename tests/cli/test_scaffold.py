@@ -12,11 +12,19 @@ from cli.scaffold import TEMPLATES, configs_without_id, fill_in, lay_down, with_
 from envsdk import load_environment, load_task_examples
 from flash.config.run import load
 
+OURS = ["starter", "larger", "sort"]
+"""The templates that are no examples."""
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 SEEN = ["configs/rl.toml", "configs/sft.toml", "dataset/train.jsonl", "environment.py", "TRAINING.md"]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def shipped(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
 
 
 def test_setup_lays_down_a_starter_project(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,23 +52,47 @@ def test_a_template_that_is_not_there_is_met_with_those_that_are(
 ) -> None:
     assert main(["env", "setup", "--template", "nope"]) == 1
 
-    assert "there is no template 'nope'; there are starter, larger, sort" in capsys.readouterr().err
+    assert "there is no template 'nope'; there are starter, larger, sort, arithmetic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.keys() - OURS))
+def test_an_example_is_laid_down_whole(template: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "setup", "--template", template]) == 0
+
+    said = capsys.readouterr()
+    assert "README.md has the commands of this one, and the number it should reach." in said.err
+    wanted = {path.relative_to(EXAMPLES / template) for path in shipped(EXAMPLES / template)}
+    assert {path.relative_to(project) for path in shipped(project)} == wanted | {Path("TRAINING.md")}
+    for path in wanted:
+        assert (project / path).read_bytes() == (EXAMPLES / template / path).read_bytes()
+
+
+def test_the_starter_says_which_template_learns_within_minutes_on_a_laptop(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["env", "setup", "-y"])
+
+    said = capsys.readouterr().err
+    assert "on a laptop: --template sort (tiny learns to sort a few digits" in said
+    assert "Others: larger, arithmetic" in said
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("name", ["sft", "rl"])
-def test_every_config_of_every_template_holds_once_it_has_its_id(template: str, name: str, tmp_path: Path) -> None:
+def test_every_config_of_every_template_holds_once_it_has_its_id(template: str, tmp_path: Path) -> None:
     list(lay_down(template, tmp_path))
-    path = tmp_path / "configs" / f"{name}.toml"
+    waiting = configs_without_id(tmp_path)
 
-    fill_in(path, "local/mine")
-    config = load(path)
+    for path in waiting:
+        fill_in(path, "local/mine")
+        config = load(path)
+        assert config.environment.id == "local/mine"
+        assert config.algorithm == {"sft": "sft", "rl": "grpo"}[path.stem]
 
-    assert config.environment.id == "local/mine"
-    assert config.algorithm == {"sft": "sft", "rl": "grpo"}[name]
+    assert waiting == sorted((tmp_path / "configs").glob("*.toml"))
+    assert waiting
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", OURS)
 def test_every_template_pays_for_the_expected_answer_and_not_for_another(template: str, tmp_path: Path) -> None:
     list(lay_down(template, tmp_path))
     environment: Any = load_environment(str(tmp_path / "environment.py"))
