@@ -8,23 +8,23 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from envsdk.environments import EnvironmentMultiTurn, EnvironmentSingleTurn, with_system_text
+from envsdk.environments import EnvironmentMultiTurn, EnvironmentSingleTurn
 from envsdk.episodes import EnvironmentEpisode, EnvironmentStepResult, RewardMetric, RewardResult
 from envsdk.examples import Message as PlainMessage
 from envsdk.examples import TaskExample, stable_example_id
 from envsdk.records import Source, load_records
-from envsdk.thinking import Answer, split_thinking
+from envsdk.thinking import Answer
 from envsdk.verifiers.datasets import Rows
 from envsdk.verifiers.environments import Environment, MultiTurnEnv
-from envsdk.verifiers.messages import AssistantMessage, Message, Messages, as_message, as_messages, as_plain, text_of
+from envsdk.verifiers.messages import Message, Messages, as_message, as_messages, text_of
 from envsdk.verifiers.parsers import Parser, ThinkParser, XMLParser
 from envsdk.verifiers.rubrics import another
 from envsdk.verifiers.states import State, read_info
-from envsdk.verifiers.tools import read_calls, tools_text
+from envsdk.verifiers.turns import num_calls, shown, told, turn
 
 _NO_LIMIT = 1_000
 """Turns of an environment that sets no limit of its own."""
@@ -100,7 +100,7 @@ class _Form:
         """A `completion` column; else the plainest text in which the parser finds the answer; else None."""
         if row.get("completion") is not None:
             completion = row["completion"]
-            return completion if isinstance(completion, str) else as_plain(as_messages(completion, "completion"))
+            return completion if isinstance(completion, str) else told(as_messages(completion, "completion"))
         answer = row.get("answer")
         if answer is None or answer == "":
             return None
@@ -113,33 +113,13 @@ class _Form:
         return next((text for text in texts if _parsed(parser, text) == str(answer)), None)
 
     def _opening(self, state: State, prompt: Messages, prompt_text: str) -> list[PlainMessage]:
-        """The prompt as it is shown: after the run's prompt text, and with the tools that there are."""
-        messages = with_system_text(as_plain(prompt), prompt_text)
-        if not state["tool_defs"]:
-            return messages
-        tools = tools_text(state["tool_defs"])
-        if messages[0].get("role") == "system":
-            return [{**messages[0], "content": f"{text_of(messages[0]['content'])}\n\n{tools}"}, *messages[1:]]
-        return [{"role": "system", "content": tools}, *messages]
+        return shown(prompt, prompt_text, state["tool_defs"])
 
-    def _turn(self, text: str) -> Message:
-        """What the policy wrote: its thoughts apart, unless a parser wants to see their tags, and its calls."""
-        message = AssistantMessage(content=str(text))
-        answer = text if isinstance(text, Answer) else None
-        if answer is None and not self._reads_tags and "</think>" in text:
-            answer = split_thinking(text)
-        if answer is not None and self._reads_tags:
-            opened = answer.raw if "<think>" in answer.raw or "</think>" not in answer.raw else f"<think>{answer.raw}"
-            message["content"] = opened
-        elif answer is not None:
-            message["content"] = str(answer)
-            if answer.thinking is not None:
-                message["reasoning_content"] = answer.thinking
-        if self.author.tool_defs:
-            content, calls = read_calls(message["content"])
-            if calls:
-                message.update(content=content, tool_calls=calls)
-        return message
+    def _turn(self, text: str, before: Iterable[Message] = ()) -> Message:
+        """What the policy wrote, after the messages of its earlier turns."""
+        may_call = bool(self.author.tool_defs)
+        calls = num_calls(before) if may_call else 0
+        return turn(text, reads_tags=self._reads_tags, may_call=may_call, num_calls=calls)
 
     async def _scored(self, state: State) -> RewardResult:
         rubric = self.author.rubric
@@ -270,25 +250,25 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
         """What `env_response` answers, or the end. Raises the error that the rollout ends with."""
         episode = self._episode_of[id(example)]
         state, prompt = self._states[episode]
-        turn = self._turn(assistant_response)
+        reply = self._turn(assistant_response, prompt)
 
         async def step() -> Messages | None:
-            await self.author.add_reply(state, prompt, turn)
+            await self.author.add_reply(state, prompt, reply)
             following = await self.author.next_prompt(state)
             if following is None and state.get("error") is not None:
                 raise state["error"]
             return following
 
-        following, said = self._wait(step()), [*prompt, turn]
+        following, said = self._wait(step()), [*prompt, reply]
         if following is None:
             final = as_messages(state.get("final_env_response") or [], "final_env_response")
-            return EnvironmentStepResult(done=True, messages=tuple(as_plain(final)), metadata={_EPISODE: episode})
+            return EnvironmentStepResult(done=True, messages=tuple(told(final)), metadata={_EPISODE: episode})
         if following[: len(said)] != said:
             raise ValueError(
                 "get_prompt_messages changed what was said before; policies are trained on conversations that only grow"
             )
         self._states[episode] = state, following
-        new = as_plain(following[len(said) :])
+        new = told(following[len(said) :])
         return EnvironmentStepResult(done=False, messages=tuple(new), metadata={_EPISODE: episode})
 
     def score_episode(self, example: TaskExample, episode: EnvironmentEpisode) -> RewardResult:
@@ -323,10 +303,10 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
                     break
             known = self._episode_of[id(own)]
         state, _ = self._states[known]
-        turns = [message for step in state["trajectory"] for message in step["completion"]]
-        for turn, message in zip(reversed(turns), reversed(said), strict=False):
+        turns = [(step["prompt"], message) for step in state["trajectory"] for message in step["completion"]]
+        for (before, played), message in zip(reversed(turns), reversed(said), strict=False):
             if isinstance(message.get("content"), Answer):
-                turn.update(self._turn(message["content"]))
+                played.update(self._turn(message["content"], before))
         return state
 
     def _forget(self, of: int, episode: str) -> None:

@@ -17,6 +17,10 @@ from envsdk.verifiers.states import State
 Tool = Callable[..., Any]
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+_FUNCTION = re.compile(r"<function=([^>\s]+)>(.*)</function>", re.DOTALL)
+_ARGUMENT = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_BARE = {"parameters", "arguments"}
+"""One of them makes an object without marks a call, and not an answer that happens to have a name."""
 _SECTION = re.compile(r"^\s*(args|arguments|params|parameters):\s*$", re.IGNORECASE)
 _OTHER_SECTION = re.compile(r"^\s*(returns?|raises|yields|examples?|notes?):\s*$", re.IGNORECASE)
 _PARAMETER = re.compile(r"^\s*\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
@@ -120,34 +124,53 @@ def tool_def(tool: Tool) -> dict[str, Any]:
     return {"name": name_of(tool), "description": described, "parameters": schema}
 
 
-def tools_text(tool_defs: Sequence[dict[str, Any]]) -> str:
-    """What tells a policy of its tools, in the words that Qwen's and Hermes' chat templates use."""
-    listed = "\n".join(json.dumps({"type": "function", "function": known}, ensure_ascii=False) for known in tool_defs)
-    return (
-        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-        "You are provided with function signatures within <tools></tools> XML tags:\n"
-        f"<tools>\n{listed}\n</tools>\n\n"
-        "For each function call, return a json object with function name and arguments within <tool_call></tool_call> "
-        'XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
-    )
+def read_calls(text: str, before: int = 0) -> tuple[str, list[ToolCall]]:
+    """The text without its calls, and the calls, numbered on from `before`. What is no call stays in the text.
 
-
-def read_calls(text: str) -> tuple[str, list[ToolCall]]:
-    """The text without its `<tool_call>` blocks, and their calls. What is no call stays in the text."""
+    <tool_call>{"name": ..., "arguments": {...}}</tool_call>                           Qwen3, Hermes
+    <tool_call><function=name><parameter=key>value</parameter></function></tool_call>  Qwen3.5
+    {"name": ..., "parameters": {...}}                                                 Llama 3, the whole text
+    """
     calls: list[ToolCall] = []
+
+    def add(name: str, arguments: Any) -> None:
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        calls.append(ToolCall(id=f"call_{before + len(calls)}", name=name, arguments=written))
 
     def take(match: re.Match[str]) -> str:
         try:
-            found = json.loads(match.group(1))
-            arguments = found.get("arguments", found.get("parameters", {}))
-            written = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            calls.append(ToolCall(id=f"call_{len(calls)}", name=str(found["name"]), arguments=written))
+            add(*_read_call(match.group(1)))
         except (ValueError, KeyError, AttributeError):
             return match.group(0)
         return ""
 
     rest = _CALL.sub(take, text)
+    if not calls and text.lstrip().startswith("{"):
+        try:
+            name, arguments = _read_call(text.strip())
+        except (ValueError, KeyError, AttributeError):
+            return text, []
+        if isinstance(arguments, dict) and not _BARE.isdisjoint(json.loads(text)):
+            add(name, arguments)
+            rest = ""
     return (rest.strip() if calls else rest), calls
+
+
+def _read_call(text: str) -> tuple[str, Any]:
+    if function := _FUNCTION.fullmatch(text):
+        found = {name: _value(value) for name, value in _ARGUMENT.findall(function.group(2))}
+        return function.group(1), found
+    call = json.loads(text)
+    arguments = call["arguments"] if "arguments" in call else call.get("parameters", {})
+    return str(call["name"]), arguments
+
+
+def _value(text: str) -> Any:
+    """JSON where it is some; else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _calls(metric: str, tool: str | None) -> Callable[..., int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flash.contracts.values import Message
 from flash.errors import FlashError, NotFound
+from flash.models.tools import for_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -101,8 +102,9 @@ def closing_ids(tokenizer: Tokenizer, model_config: Any) -> frozenset[int]:
 def _render(tokenizer: Tokenizer, messages: Sequence[Message], thinking: bool, *, header: bool) -> str:
     # Text and not ids: since transformers 5 `tokenize=True` gives a BatchEncoding, and we cut between turns anyway.
     # `enable_thinking` is how Qwen3 and its likes are told; other templates take no notice of it.
+    shown, tools = for_template(tokenizer, messages)
     text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=header, enable_thinking=thinking
+        shown, tools=[*tools] or None, tokenize=False, add_generation_prompt=header, enable_thinking=thinking
     )
     assert isinstance(text, str)
     return text

@@ -29,6 +29,7 @@ from services.learner.policy import Base
 from services.learner.service import Learner
 from services.learner.settings import Settings as LearnerSettings
 from services.rollout.adapters import Adapters
+from services.rollout.engines import Engine
 from services.rollout.engines.torch import TorchEngine, load
 from services.rollout.prompts import follow, render
 from services.rollout.service import Player
@@ -180,11 +181,13 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 
 
 @asynccontextmanager
-async def running_in_process(home: Path, wrap: Callable[[Shared], Shared] = lambda it: it) -> AsyncIterator[MemoryBus]:
-    """All services in this process, on a bus of their own; `wrap` changes how they hear."""
+async def running_in_process(
+    home: Path, wrap: Callable[[Shared], Shared] = lambda it: it, policy: Callable[[Engine], Engine] = lambda it: it
+) -> AsyncIterator[MemoryBus]:
+    """All services in this process, on a bus of their own; `wrap` changes how they hear, `policy` what is sampled."""
     bus, place = MemoryBus(), folder("tiny", home)
     tokenizer = load_tokenizer(place)
-    engine = TorchEngine(partial(load, place, device="cpu"))
+    engine = policy(TorchEngine(partial(load, place, device="cpu")))
     await engine.start()
     scheduler = Scheduler(bus, bus.store, SchedulerSettings(), now=lambda: 1.0)
     scorer = Scorer(bus, bus.store, ScorerSettings(home=home, replica="scorer-1"))

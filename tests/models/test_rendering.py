@@ -1,5 +1,6 @@
 """flash/models/rendering.py, on the tiny model's tokenizer: a token a byte, and one for each mark and role."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -196,6 +197,47 @@ def test_tools_answer_between_turns(tokenizer: Any) -> None:
     more = following_ids(tokenizer, [user("a")], [tool], last_id=end, thinking=True)
 
     assert text_of(tokenizer, more) == f"\n<|im_start|>tool\n4{END}\n<|im_start|>assistant\n"
+
+
+TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
+WITH_TOOL = {"role": "system", "content": "s", "tools": [TOOL]}
+ADDS = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+CALL = {"role": "assistant", "content": None, "tool_calls": [ADDS]}
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_that_knows_tools_gets_them_and_shows_calls_in_its_manner(tokenizer: Any) -> None:
+    ids, mask = sft_ids(tokenizer, [WITH_TOOL, user("a")], [CALL], thinking=True)
+
+    assert spoken(tokenizer, ids, mask) == (
+        f"<|im_start|>system\nTools: {json.dumps([TOOL])}{END}\n<|im_start|>system\ns{END}\n<|im_start|>user\na{END}\n"
+        f'<|im_start|>assistant\n[{NO_THOUGHT}\n<tool_call>\n{{"name": "add", "arguments": {{"a": 1}}}}\n</tool_call>'
+        f"{END}]\n"
+    )
+
+
+def test_to_a_template_that_knows_no_tools_they_are_text(foreign: Any) -> None:
+    foreign.chat_template = PLAIN
+    ids, mask = sft_ids(foreign, [WITH_TOOL, user("a")], [CALL])
+
+    told = spoken(foreign, ids, mask)
+    assert told.startswith("<|im_start|>system\ns\n\n# Tools\n\n")
+    assert f"<tools>\n{json.dumps(TOOL)}\n</tools>" in told
+    assert told.endswith(f'assistant\n[<tool_call>\n{{"name": "add", "arguments": {{"a": 1}}}}\n</tool_call>{END}]\n')
+
+
+def test_a_system_message_that_is_there_for_its_tools_is_not_shown_empty(tokenizer: Any, foreign: Any) -> None:
+    foreign.chat_template = PLAIN
+    messages = [{"role": "system", "content": "", "tools": [TOOL]}, user("a")]
+
+    assert text_of(tokenizer, prompt_ids(tokenizer, messages)).count("<|im_start|>system") == 1
+    assert text_of(foreign, prompt_ids(foreign, messages)).startswith("<|im_start|>system\n# Tools")
+    assert text_of(foreign, prompt_ids(foreign, [{**messages[0], "tools": []}, user("a")])).startswith(
+        "<|im_start|>user"
+    )
 
 
 def test_nothing_between_turns_is_only_a_new_header(tokenizer: Any) -> None:

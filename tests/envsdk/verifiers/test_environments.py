@@ -303,6 +303,24 @@ def test_calls_are_read_from_what_a_policy_writes() -> None:
     assert (text, calls[0].name, json.loads(calls[0].arguments)) == ("so", "add", {"a": 1})
     assert read_calls("<tool_call>nonsense</tool_call>") == ("<tool_call>nonsense</tool_call>", [])
     assert read_calls(" plain ") == (" plain ", [])
+    assert read_calls('{"name": "an answer"}') == ('{"name": "an answer"}', [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1, "why": "so it is"}}\n</tool_call>',
+        "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=why>\nso it is\n</parameter>\n"
+        "</function>\n</tool_call>",
+        '{"name": "add", "parameters": {"a": 1, "why": "so it is"}}',
+    ],
+    ids=["qwen3", "qwen3.5", "llama"],
+)
+def test_calls_may_be_written_as_each_family_of_models_does(text: str) -> None:
+    rest, [call] = read_calls(text, 3)
+
+    assert (rest, call.id, call.name) == ("", "call_3", "add")
+    assert json.loads(call.arguments) == {"a": 1, "why": "so it is"}
 
 
 def test_removing_a_tool_takes_its_metric_along() -> None:
