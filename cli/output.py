@@ -63,4 +63,5 @@ def _fit(text: str, stream: TextIO) -> str:
 
 
 def _writes_unicode(stream: TextIO) -> bool:
-    return (stream.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+    behind = getattr(stream, "rich_proxied_file", stream)  # what stands before it says nothing of its encoding
+    return (behind.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")

@@ -65,9 +65,9 @@ def target_messages(output: Any) -> list[Message]:
     if isinstance(output, Mapping) and "messages" in output:
         if others := sorted(str(key) for key in output if key != "messages"):
             raise ValueError(f"output has `messages` and also {', '.join(others)}; wanted `messages` alone")
-        return _trajectory(output["messages"])
+        return _trajectory(output["messages"], "output.messages")
     if isinstance(output, list | tuple) and output and all(_has_role(item) for item in output):
-        return _trajectory(output)
+        return _trajectory(output, "output")
     return [{"role": "assistant", "content": "" if output is None else _text(output, "output")}]
 
 
@@ -130,10 +130,10 @@ def _alias_hint(record: Mapping[str, Any]) -> str:
     return f"; rename `{alias}` to `input`, there are no other names for it" if alias else ""
 
 
-def _trajectory(messages: Any) -> list[Message]:
+def _trajectory(messages: Any, where: str) -> list[Message]:
     if not isinstance(messages, list | tuple) or not messages:
-        raise ValueError(f"output.messages is {_kind(messages)}, wanted a list of at least one message")
-    return [checked_message(message, f"output.messages[{index}]") for index, message in enumerate(messages)]
+        raise ValueError(f"{where} is {_kind(messages)}, wanted a list of at least one message")
+    return [checked_message(message, f"{where}[{index}]") for index, message in enumerate(messages)]
 
 
 def _has_role(item: Any) -> bool:

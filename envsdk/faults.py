@@ -22,7 +22,7 @@ def fault(error: BaseException, folder: Path, *, kind: str = "raised") -> dict[s
         kind = "limit-exceeded"
     return {
         "kind": kind,
-        "message": _sentence(error)[:_MESSAGE_CHARS],
+        "message": _sentence(error).replace(f"{folder}{os.sep}", "")[:_MESSAGE_CHARS],
         "traceback": author_frames(error, folder)[-_TRACEBACK_CHARS:],
     }
 
