@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from cli import toolcalls
 from flash.contracts.values import Message
 from flash.errors import ConfigError, FlashError
 
@@ -47,6 +48,7 @@ class Answer:
     """What the model said."""
 
     text: str
+    """Its calls of tools included, in words."""
     reasoning: str = ""
     """Where the server tells it apart from the text."""
     finish_reason: str = "stop"
@@ -58,6 +60,7 @@ class _Message(msgspec.Struct):
     content: str | list[dict[str, Any]] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -142,7 +145,7 @@ class Endpoint:
             await asyncio.sleep(0)  # lets the closing be said
 
     async def _complete(self, model: str, messages: Sequence[Message], sampling: Mapping[str, Any]) -> Answer:
-        body = {"model": model, "messages": messages, **sampling}
+        body = {"model": model, **toolcalls.asked(messages), **sampling}
         if (limit := body.pop("max_tokens", None)) is not None:
             body[self._limit_name] = limit
         found = await self._asked("POST", "/chat/completions", _encode(body))
@@ -155,7 +158,7 @@ class Endpoint:
         if isinstance(content, list):
             content = "".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
         return Answer(
-            text=content or "",
+            text=toolcalls.said(content or "", choice.message.tool_calls),
             reasoning=choice.message.reasoning_content or choice.message.reasoning or "",
             finish_reason=choice.finish_reason or "stop",
             prompt_tokens=usage.prompt_tokens,

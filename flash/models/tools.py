@@ -74,6 +74,17 @@ def call_text(name: str, arguments: Any) -> str:
     return f"<tool_call>\n{said}\n</tool_call>"
 
 
+def object_of(arguments: Any) -> Any:
+    """A call's arguments as an object; as they are where they are no JSON of one."""
+    if not isinstance(arguments, str):
+        return {} if arguments is None else arguments
+    try:
+        found = json.loads(arguments)
+    except ValueError:
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
 def _with_calls(message: Message, takes_calls: bool) -> Message:
     """Arguments are objects, as templates want them, and text stands where there is nothing to say."""
     text = message.get("content") or ""
@@ -81,7 +92,7 @@ def _with_calls(message: Message, takes_calls: bool) -> Message:
         return {**message, "content": text}
     functions = [{**call.get("function", call)} for call in message["tool_calls"]]
     for function in functions:
-        function["arguments"] = _object(function.get("arguments"))
+        function["arguments"] = object_of(function.get("arguments"))
     if takes_calls:
         calls = [
             {**call, "type": "function", "function": function}
@@ -91,17 +102,6 @@ def _with_calls(message: Message, takes_calls: bool) -> Message:
     said = [call_text(function["name"], function["arguments"]) for function in functions]
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
     return {**rest, "content": "\n".join([text, *said] if text else said)}
-
-
-def _object(arguments: Any) -> Any:
-    """As they are where they are no JSON object."""
-    if not isinstance(arguments, str):
-        return {} if arguments is None else arguments
-    try:
-        found = json.loads(arguments)
-    except ValueError:
-        return arguments
-    return found if isinstance(found, dict) else arguments
 
 
 @lru_cache(maxsize=8)

@@ -118,6 +118,17 @@ def evaluated(endpoint: FakeEndpoint, *words: str, code: int = 0) -> None:
     assert main(["env", "eval", ".", "--url", endpoint.url, *words]) == code
 
 
+CALLING = """
+import verifiers as vf
+
+def double(n: int): return 2 * n
+
+def load_environment():
+    exact = lambda completion, answer: float(completion[-1].content == answer)
+    return vf.ToolEnv(tools=[double], dataset=[{"question": "q", "answer": "4"}], rubric=vf.Rubric([exact]))
+"""
+
+
 def rows_of(folder: Path) -> list[Row]:
     (path,) = (folder / "evals" / folder.name).iterdir()
     return sorted(read_rows(path), key=lambda row: (row.index, row.rollout))
@@ -363,3 +374,20 @@ def test_what_fails_in_one_episode_leaves_the_others(guessing: Path, endpoint: F
 
     found = json.loads(capsys.readouterr().out)
     assert (found["reward"], found["faults_by_kind"]) == (1.0, {"generation-failed": 1, "raised": 1})
+
+
+def test_tools_are_called_by_fields_of_the_reply(folder: Path, endpoint: FakeEndpoint, capsys: Capture) -> None:
+    (folder / "environment.py").write_text(CALLING)
+
+    def answer(question: dict[str, Any], number: int) -> Any:
+        if question["messages"][-1]["role"] == "tool":
+            return question["messages"][-1]["content"]
+        call = {"id": "x", "function": {"name": question["tools"][0]["function"]["name"], "arguments": '{"n": 2}'}}
+        return 200, {"choices": [{"message": {"content": None, "tool_calls": [call]}}]}
+
+    endpoint.answer = answer
+
+    evaluated(endpoint, "--split", "train")
+
+    assert json.loads(capsys.readouterr().out)["reward"] == 1.0
+    assert [message["tool_call_id"] for message in endpoint.questions[-1]["messages"][2:]] == ["call_0"]
