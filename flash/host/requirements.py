@@ -233,7 +233,8 @@ def _key(requirements: list[str], installer: Installer) -> str:
         requirements, constraints(), platform.python_implementation(), sysconfig.get_config_var("SOABI"),
         platform.python_version(), sysconfig.get_platform(), installer.name, installer.version,
     ]  # fmt: skip
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+    # By this word in its path dill, and so every dataset of Hugging Face, knows a library from what it has to pickle.
+    return f"site-packages-{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()}"
 
 
 def _digest_of(program: str) -> str:
