@@ -7,10 +7,9 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 _VERIFIERS = {
     "verifiers": "",
@@ -72,15 +71,18 @@ def multi_turn_types() -> tuple[type, ...]:
     return tuple(kind for kind in environment_types() if kind.__name__ == "EnvironmentMultiTurn")
 
 
-class _Verifiers(MetaPathFinder, Loader):
-    """`verifiers` and its modules: each is filled from ours when it is first imported."""
+class _Verifiers:
+    """`verifiers` and its modules: each is filled from ours when it is first imported.
+
+    A finder and loader without the base classes, whose module would bring much into every host.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname not in _VERIFIERS or (fullname != "verifiers" and not self._is_ours()):
             return None
-        return ModuleSpec(fullname, self, is_package=True)
+        return ModuleSpec(fullname, cast(Any, self), is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None

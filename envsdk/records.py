@@ -1,6 +1,5 @@
 """Rows from files and iterables, in order, none lost. Errors name the file, the line, what was found and wanted."""
 
-import csv
 import json
 import os
 import warnings
@@ -94,6 +93,8 @@ def _json(path: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[Any, str]]:
+    import csv  # where it is used: whatever a host has in memory costs each of its forks
+
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         try:

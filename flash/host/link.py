@@ -347,6 +347,7 @@ def _variables(spec: HostSpec, scratch: str) -> dict[str, str]:
         "TMPDIR": scratch,
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
+        "LD_BIND_NOW": "1",  # what is bound late is bound anew in each fork; taken away before the author's code
         "MALLOC_ARENA_MAX": "2",  # else each thread's arena takes 64 MiB of the address space
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

@@ -22,13 +22,11 @@ import os
 import random
 import resource
 import select
-import shutil
 import signal
 import site
 import socket
 import struct
 import sys
-import tempfile
 import time
 import traceback
 import zlib
@@ -43,7 +41,8 @@ if __name__ == "__main__":
 
 import msgspec
 
-from envsdk import dialects
+from envsdk import EnvironmentSingleTurn, TaskExample, dialects
+from envsdk.examples import Message
 from envsdk.faults import fault, missing_need
 from envsdk.hosted import Hosted
 from envsdk.playing import Episodes, Word
@@ -59,8 +58,11 @@ _READS_WITHIN_S = 2.0
 """How long a fork may leave a word unread."""
 _TOGETHER_S = 0.001
 """How long an answer may wait for the next, to be told with it."""
-_SPARES = 1
-"""Forks that wait for a question, so that no question waits for a fork."""
+_SPARES = 4
+"""Forks made ahead, so that no question waits for one; several at a time, for each time costs the zygote a fault on
+every page that it writes on."""
+_REHEARSALS = 32
+"""More than Python's specialising takes to settle."""
 _NO_NEW_PRIVS, _DEATH_SIGNAL, _SUBREAPER = 38, 1, 36
 _encode = msgspec.msgpack.Encoder().encode
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -243,8 +245,9 @@ class Zygote:
             self.by_question[question.id] = fork
             for body in self.early.pop(question.id, ()):
                 self.go_on(question.id, body)
-        while self.free and len(self.spares) < _SPARES and self.fork():
-            pass
+        if not self.spares:
+            while self.free and len(self.spares) < _SPARES and self.fork():
+                pass
 
     def fork(self) -> bool:
         """One more spare; False where the system refuses for the moment."""
@@ -383,7 +386,9 @@ class Slot:
         """In the fork."""
         os.dup2(self.output_fd, 1)
         os.dup2(self.output_fd, 2)
-        os.environ["TMPDIR"] = os.environ["HOME"] = tempfile.tempdir = self.folder
+        os.environ["TMPDIR"] = os.environ["HOME"] = self.folder
+        if loaded := sys.modules.get("tempfile"):
+            loaded.tempdir = self.folder  # type: ignore[attr-defined]
 
     def printed(self) -> int:
         return os.fstat(self.output_fd).st_size
@@ -394,6 +399,8 @@ class Slot:
         with os.scandir(self.folder) as entries:
             for entry in list(entries):
                 if entry.is_dir(follow_symlinks=False):
+                    import shutil  # loaded where it is used: what the zygote has in memory costs every fork
+
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     with contextlib.suppress(OSError):
@@ -402,12 +409,22 @@ class Slot:
 
 def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
     """Read one question and write its answers as they come. Never returns."""
-    (length,) = LENGTH.unpack(_read_exactly(channel, LENGTH.size))
-    body = _read_exactly(channel, length)
-    method, args, cpu_s = msgspec.msgpack.decode(body)
+    method, args, cpu_s, seed = _question(channel)
     spent = int(time.process_time()) + 1
     _limit(resource.RLIMIT_CPU, spent + int(cpu_s), spent + int(cpu_s) + 1)
-    random.seed(zlib.crc32(body))  # the same question draws the same numbers, whoever asks again; another one others
+    random.seed(seed)  # the same question draws the same numbers, whoever asks again; another one others
+    respond(hosted, channel, method, args)
+    os._exit(0)
+
+
+def _question(channel: socket.socket) -> tuple[str, dict[str, Any], float, int]:
+    """Method, arguments, CPU seconds, and a number that is the question's own."""
+    (length,) = LENGTH.unpack(_read_exactly(channel, LENGTH.size))
+    body = _read_exactly(channel, length)
+    return *msgspec.msgpack.decode(body), zlib.crc32(body)
+
+
+def respond(hosted: Hosted, channel: socket.socket, method: str, args: dict[str, Any]) -> None:
     # Of the answers of several threads. Not `threading`: what that does at every fork costs more than a lock.
     one_at_a_time = _thread.allocate_lock()
 
@@ -419,9 +436,11 @@ def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
         nonlocal sent_at
         payload = _payload(index, value)
         with one_at_a_time:
-            with contextlib.suppress(Exception):  # the author may have put anything in their place
+            try:
                 sys.stdout.flush()
                 sys.stderr.flush()
+            except Exception:
+                pass
             told.extend(HEAD.pack(len(payload), os.fstat(1).st_size) + payload)
             now = time.monotonic()
             if method == "episodes" or now - sent_at > _TOGETHER_S:
@@ -431,13 +450,45 @@ def answer(hosted: Hosted, channel: socket.socket) -> NoReturn:
 
     if method == "episodes":
         Episodes(hosted, args).play(_words(channel), tell, args["at_once"])
-        os._exit(0)
+        return
     methods = {
         "rows": hosted.rows, "check": hosted.check, "score": hosted.score, "score_groups": hosted.score_groups,
     }  # fmt: skip
     busy_s = methods[method](args, tell) or 0.0
     channel.sendall(told + HEAD.pack(0, min(int(busy_s * 1e6), 2**32 - 1)))
-    os._exit(0)
+
+
+def rehearse(slot: Slot) -> None:
+    """Answer for nobody, until Python has no more to learn of it: what it writes down as it learns (call counts,
+    specialised bytecode, looked-up attributes), each fork would write on pages of its own."""
+    ours, theirs = socket.socketpair()
+    row = {"record": {}, "input": "", "id": "", "metadata": {}, "output": ""}
+    args = {"example": row, "texts": ["", ""], "thinking": False, "prompt_opened": False, "at_once": 1}
+    body = _encode(["score", args, 1.0])
+    hosted = Hosted(_Rehearsed(), Path(), {}, in_code=True)
+    outputs = [(fd, os.dup(fd)) for fd in (1, 2)]
+    for _ in range(_REHEARSALS):
+        slot.enter()
+        _die_with(os.getppid())
+        _limit(resource.RLIMIT_CORE, 0)
+        ours.sendall(LENGTH.pack(len(body)) + body)
+        method, asked, _, seed = _question(theirs)
+        random.seed(seed)
+        respond(hosted, theirs, method, asked)
+        ours.recv(ANSWER_BYTES)
+    for fd, copy in outputs:
+        os.dup2(copy, fd)
+        os.close(copy)
+    ours.close()
+    theirs.close()
+
+
+class _Rehearsed(EnvironmentSingleTurn):
+    def build_prompt_messages(self, example: TaskExample, prompt_text: str) -> list[Message]:
+        return []
+
+    def score_response(self, example: TaskExample, response_text: str) -> Any:
+        return 1.0
 
 
 def _words(channel: socket.socket) -> Iterator[Word]:
@@ -476,12 +527,13 @@ def main() -> NoReturn:
         about = hosted.about()
         slots = max(1, min(config.slots, about["max_score_concurrency"]))
         slots += config.episodes if about["multi_turn"] else 0
-        zygote = Zygote(channel, hosted, config, slots)
+        zygote = Zygote(channel, hosted, config, slots + _SPARES)
     except BaseException as error:
         folder = Path(config.folder)
         body = _encode(["failed", fault(error, folder, kind="load-failed"), missing_need(error, folder)])
         channel.sendall(LENGTH.pack(len(body)) + body)
         os._exit(1)
+    rehearse(zygote.slots[0])
     gc.collect()
     gc.freeze()
     zygote.tell("ready", {**about, "slots": slots})
@@ -496,6 +548,7 @@ def _load(config: Config) -> Hosted:
         site.addsitedir(config.requirements)  # its `.pth` files are read
     sys.path.extend(config.packages)
     sys.argv[:] = ["environment.py"]
+    os.environ.pop("LD_BIND_NOW", None)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     _give_builtins()
