@@ -94,6 +94,11 @@ def tables() -> Callable[[str, str], list[list[list[str]]]]:
     return tables_of
 
 
+@pytest.fixture
+def page_text() -> Callable[[str], str]:
+    return lambda page: (DOCS / page).read_text()
+
+
 def _cells(line: str) -> list[str]:
     """Those of a row; one that is code is given without its marks."""
     cells = [cell.strip().replace(r"\|", "|") for cell in _CELL.split(line)[1:-1]]

@@ -16,11 +16,16 @@ from typing import Any
 import pytest
 
 from flash.config.run import checked
+from flash.contracts.values import Example
 from flash.host import Host, HostSpec, Limits
 
-PAGES = ("environments.md", "environments-scoring.md")
+PAGES = ("environments.md", "environments-scoring.md", "environments-turns.md")
+EPISODES = ("environments-turns.md",)
 FIRST_STEPS = ("environments.md",)
 """Pages that begin with nothing and end with a trained model."""
+
+Line = tuple[str, str]
+"""Who says something, and what."""
 
 RUN_ID = re.compile(r"flash-\d+-[0-9a-f]{8}")
 _SHARE = re.compile(r"\d+(?:\.\d+)?%")
@@ -119,13 +124,32 @@ async def test_every_environment_is_opened_and_scored_by_the_host(page: str, pro
             run(project.files["generate.py"], folder)
         host = await Host.start(HostSpec(folder=folder, limits=Limits(slots=1)))
         try:
-            page_of_rows = await host.rows("train", 0, 4, "")
-            for example in page_of_rows.examples:
+            rows = (await host.rows("train", 0, 4, "")).examples
+            assert rows
+            if host.about.multi_turn:
+                assert project.episodes, f"{project.name} is never played"
+                continue
+            for example in rows:
                 gold = (example.completion or [{"content": "anything"}])[-1]["content"]
                 right, wrong = await host.score(example, [gold, gold + gold], deadline_s=10.0)
                 if project.name != "judged":  # there is no judge here
                     assert right.fault is wrong.fault is None, right.fault
                     assert (right.reward or 0.0) > (wrong.reward or 0.0) or project.name == "flattered"
+        finally:
+            await host.close()
+
+
+@pytest.mark.parametrize("page", EPISODES)
+async def test_every_episode_plays_as_it_stands(page: str, projects: Any, tmp_path: Path) -> None:
+    """Also beside another one that says other things, and when it begins anew."""
+    for number, project in enumerate(projects(page)):
+        host = await Host.start(HostSpec(folder=project.lay_down(tmp_path / str(number)), limits=Limits(slots=1)))
+        try:
+            rows = (await host.rows("train", 0, 10, "")).examples
+            for lines in project.episodes:
+                example = next(row for row in rows if row.messages[-1]["content"] == lines[0][1])
+                assert await played(host, example, lines, beside=["2"]) == lines
+                assert await played(host, example, lines, beside=[]) == lines
         finally:
             await host.close()
 
@@ -140,6 +164,26 @@ def test_a_newcomer_gets_from_nothing_to_a_trained_model(page: str, projects: An
             terminal.check(command.typed, command.shown)
     finally:
         terminal.type("flash down")
+
+
+async def played(host: Host, example: Example, lines: list[Line], *, beside: list[str]) -> list[Line]:
+    """What comes of the actions among these lines, turn by turn, with another episode of the group beside it."""
+    actions = [text for who, text in lines if who == "assistant"]
+    episodes = await host.episodes(example, 2 if beside else 1, prompt_text="", deadline_s=10.0)
+    try:
+        found = [(message["role"], message["content"]) for message in (await episodes.start())[0].messages]
+        for turn, action in enumerate(actions):
+            if turn < len(beside):
+                await episodes.step(1, beside[turn])
+            stepped = await episodes.step(0, action)
+            assert stepped.done == (turn + 1 == len(actions)), stepped
+            found += [("assistant", action), *((said["role"], said["content"]) for said in stepped.messages)]
+        (verdict,) = await episodes.score([0])
+    finally:
+        await episodes.close()
+    assert verdict is not None
+    assert verdict.fault is None
+    return [*found, ("reward", f"{verdict.reward:.4g}")]
 
 
 def is_as_shown(wanted: str, line: str) -> bool:

@@ -1,15 +1,22 @@
 """The tables of docs/environments*.md, cell by cell, against the real host."""
 
+import ast
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from envsdk import Environment, EnvironmentEpisode, EnvironmentStepResult
+from flash.config.keys import Train
 from flash.contracts.values import Example
 from flash.host import Episodes, Host, HostSpec, Limits, LoadFailed
+from flash.host.zygote import OUTPUT_BYTES
+from services.rollout.episodes import RESTARTS
+from services.scorer.settings import Settings as ScorerSettings
 
 EXAMPLE = Example(index=0, id="example_000000", input="q", record={"input": "q"}, max_turns=3)
 
@@ -227,6 +234,30 @@ async def test_nothing_goes_from_the_opening_to_the_score_of_a_single_turn(host_
     (verdict,) = await host.score(EXAMPLE, ["return float(hasattr(self, 'is_opened'))"], deadline_s=5.0)
 
     assert verdict.reward == 0.0
+
+
+def test_a_steps_result_has_the_fields_and_defaults_that_the_table_says(tables: Any) -> None:
+    _, result, episode, *_ = tables("environments-turns.md", "The order of calls")
+
+    defaults = {
+        field.name: field.default if field.default is not MISSING else {} for field in fields(EnvironmentStepResult)
+    }
+    assert {name: ast.literal_eval(default) for name, default, _ in result} == defaults
+    assert {name for name, _ in episode} == {"messages", "turns", "response_text", "metadata"}
+    assert {name for name, _ in episode} < {field.name for field in fields(EnvironmentEpisode)}
+
+
+def test_the_numbers_of_the_pages_are_those_of_the_services(page_text: Any) -> None:
+    turns, scoring = page_text("environments-turns.md"), page_text("environments-scoring.md")
+    settings = ScorerSettings()
+
+    assert f"{settings.episode_lease_s:g} s after it was last heard of" in turns
+    assert RESTARTS == 3
+    assert "at most three times" in turns
+    assert f"An answer has {settings.score_timeout_s:g} s (`FLASH_SCORE_TIMEOUT_S`" in scoring
+    assert f"first {OUTPUT_BYTES >> 10} KiB" in scoring
+    assert f"`max_score_concurrency` ({Environment.max_score_concurrency})" in scoring
+    assert f"`train.max_faults` ({Train.model_fields['max_faults'].default:.0%}".replace("%", " %") in scoring
 
 
 async def opened(host: Host, count: int) -> Episodes:
