@@ -1,9 +1,9 @@
-"""What `env test`, `env score` and `env eval` share: the author's package as a run gets it, its config, and a host."""
+"""What the commands on environments share: the author's package as a run gets it, its config, and a host."""
 
 import asyncio
 import tempfile
 from argparse import Namespace
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 
 from cli import output
 from flash.artifacts import ENTRY, Packed, pack, unpack
-from flash.config.keys import ENVIRONMENT_ID
+from flash.config.keys import ENVIRONMENT_ID, RunConfig
 from flash.config.overlay import merged, parsed
 from flash.config.run import load
 from flash.errors import ConfigError, NotFound
-from flash.host import Host, HostSpec, Limits, LoadFailed
+from flash.host import Host, HostSpec, Limits, LoadFailed, RequirementSets
 
 LOAD_S = 120.0
 """How long `load_environment()` may take."""
@@ -29,6 +29,7 @@ class Setup:
     """How the environment is loaded, and what it is asked for."""
 
     params: Mapping[str, Any] = field(default_factory=dict)
+    pip: Sequence[str] = ()
     thinking: bool = False
     algorithm: str = ""
     """Of the config; empty where there is none."""
@@ -47,21 +48,29 @@ class Package:
     """None where the hub had it."""
 
 
-def setup(config: Path | None, beside: Path, assignments: Iterable[str]) -> Setup:
-    """What `--config`, or else the project's own config, and each `--param` say. Raises ConfigError."""
-    found = config or next((beside / name for name in CONFIGS if (beside / name).is_file()), None)
-    given = _params(assignments)
+def setup(reference: str, options: Namespace) -> Setup:
+    """What `--config`, or else the environment's own config, and each `--param` say. Raises ConfigError.
+
+    Its own lies beside it, or, where it is named by its id, in the current folder, for that id or for none yet.
+    """
+    given = _params(options.params)
+    beside = _project(reference)
+    found = options.config or next((beside / name for name in CONFIGS if (beside / name).is_file()), None)
     if found is None:
         return Setup(params=given)
     read = load(found)
-    params = merged(read.environment.params, given)
-    return Setup(params=params, thinking=read.thinking, algorithm=read.algorithm, config=found)
+    if not options.config and not _is_for(read, reference):
+        return Setup(params=given)
+    own = read.environment
+    params = merged(own.params, given)
+    return Setup(params=params, pip=own.pip, thinking=read.thinking, algorithm=read.algorithm, config=found)
 
 
-def project(reference: str) -> Path:
-    """The folder whose `configs/` belong to an environment: its own, or for a published one the current folder."""
-    place = Path(reference)
-    return place if place.is_dir() else place.parent if place.is_file() else Path()
+def full_id(reference: str) -> str:
+    """`org/name` or `org/name@version` of an environment of one's own that is named without its organisation."""
+    from flash.client.asking import ORG
+
+    return reference if "/" in reference else f"{ORG}/{reference}"
 
 
 @asynccontextmanager
@@ -83,10 +92,12 @@ async def package(reference: str, options: Namespace) -> AsyncIterator[Package]:
 
 @asynccontextmanager
 async def host(
-    package: Package, params: Mapping[str, Any], *, slots: int = 4, load_s: float = LOAD_S
+    package: Package, setup: Setup, home: Path, *, slots: int = 4, load_s: float = LOAD_S
 ) -> AsyncIterator[Host]:
-    """The environment in a clean process. Raises LoadFailed."""
-    spec = HostSpec(folder=package.folder, params=params, limits=Limits(slots=slots))
+    """The environment in a clean process, with the packages it asks for. Raises LoadFailed."""
+    sets = RequirementSets(home / "cache" / "requirements", say=output.note)  # those of this machine's scorers too
+    requirements = await sets.folder(setup.pip)
+    spec = HostSpec(folder=package.folder, params=setup.params, requirements=requirements, limits=Limits(slots=slots))
     started = await Host.start(spec, load_timeout_s=load_s)
     try:
         yield started
@@ -105,7 +116,20 @@ def missing(failed: LoadFailed) -> str:
         return ""
     if failed.fault.message.startswith("KeyError"):
         return f"the environment reads the variable {failed.missing}, which is not set for it"
-    return f"the environment imports {failed.missing}, which is not installed here"
+    return (
+        f"the environment imports {failed.missing}, which is not installed here: name its package in "
+        "`[environment] pip` of the config"
+    )
+
+
+def _project(reference: str) -> Path:
+    place = Path(reference)
+    return place if place.is_dir() else place.parent if place.is_file() else Path()
+
+
+def _is_for(config: RunConfig, reference: str) -> bool:
+    id = config.environment.id.partition("@")[0]
+    return not id or Path(reference).exists() or id == full_id(reference).partition("@")[0]
 
 
 def _here(reference: str) -> Path | None:
@@ -116,9 +140,8 @@ def _here(reference: str) -> Path | None:
 async def _fetched(reference: str, options: Namespace) -> Package:
     from cli.session import stack
     from flash import client
-    from flash.client.asking import ORG
 
-    named = reference if "/" in reference else f"{ORG}/{reference}"
+    named = full_id(reference)
     if not ENVIRONMENT_ID.fullmatch(named):
         raise NotFound(f"{reference} is neither a folder with {ENTRY} nor the id of an environment, org/name")
     async with stack(options) as bus:

@@ -6,12 +6,16 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from cli import output
 from cli.scaffold import FASTEST, TEMPLATES, configs_without_id, fill_in, lay_down
 from flash.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cli.authoring import Setup
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 CHECK = """\
@@ -50,6 +54,7 @@ async def push(options: Namespace) -> None:
     from flash import client
     from flash.artifacts import pack
 
+    setup = _setup(options)
     packed = await asyncio.to_thread(pack, options.path)
     files = [file.path for file in packed.manifest.included]
     output.note(f"packed {len(files)} files, {_size(len(packed.data))}: {', '.join(files)}")
@@ -57,7 +62,9 @@ async def push(options: Namespace) -> None:
         output.note(f"left out {left.path}: {left.reason}")
     async with stack(options) as bus:
         with Counter("uploaded", lambda done, total: f"{_size(done)} of {_size(total)}") as counter:
-            version = await client.publish_packed(bus, packed, options.name, progress=counter.show, say=output.note)
+            version = await client.publish_packed(
+                bus, packed, options.name, params=setup.params, pip=setup.pip, progress=counter.show, say=output.note
+            )
     if options.json:
         output.data(msgspec.to_builtins(version))
     else:
@@ -88,6 +95,19 @@ async def listing(options: Namespace) -> None:
             for v in versions
         ],
     )  # fmt: skip
+
+
+def _setup(options: Namespace) -> "Setup":
+    """What the check is to load it with. A package may be published whatever is wrong with a config beside it."""
+    from cli import authoring
+
+    try:
+        return authoring.setup(str(options.path), options)
+    except ConfigError as error:
+        if options.config or options.params:
+            raise
+        output.note(f"note: checked without the config beside it, which cannot be used: {error}")
+        return authoring.Setup()
 
 
 def _asked() -> str:

@@ -6,12 +6,14 @@ import re
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from cli import authoring, metrics, output
+from cli.authoring import Setup
 from cli.endpoint import Endpoint, EndpointError
 from cli.playing import Plan, Player
 from cli.results import Header, Row, Saved, Tally, judged, read_header
@@ -51,15 +53,15 @@ async def _at_endpoint(options: Namespace) -> None:
     if options.split and not SPLIT.fullmatch(options.split):
         raise ConfigError(f"--split is {options.split!r}, wanted letters, digits and ._- after a letter or digit")
     output.note(f"Loading environment: {options.environment}")
-    setup = authoring.setup(options.config, authoring.project(options.environment), options.params)
+    setup = authoring.setup(options.environment, options)
     endpoint = Endpoint(options.url, api_key=_api_key(options.api_key_env), timeout_s=options.timeout)
     async with authoring.package(options.environment, options) as package:
         try:
-            split, params = await _split(package, setup.params, options.split)
-            async with authoring.host(package, params, slots=SLOTS) as host:
+            split, setup = await _split(package, setup, options)
+            async with authoring.host(package, setup, options.home, slots=SLOTS) as host:
                 model = options.model or await _only_model(endpoint)
                 total = (await host.rows(split, 0, 1, host.about.prompt_text)).total
-                header = _header(package, split, setup.thinking, params, options, model, endpoint.url, total)
+                header = _header(package, split, setup, options, model, endpoint.url, total)
                 await _played(host, endpoint, header, package.name, options)
         except LoadFailed as failed:
             raise EnvironmentFault(f"{options.environment} cannot be used: {authoring.told(failed)}") from failed
@@ -125,23 +127,22 @@ def _tell_played(summary: dict[str, Any], tally: Tally, header: Header, path: Pa
     output.note(f"saved {path}")
 
 
-async def _split(
-    package: authoring.Package, params: Mapping[str, Any], asked: str | None
-) -> tuple[str, dict[str, Any]]:
+async def _split(package: authoring.Package, setup: Setup, options: Namespace) -> tuple[str, Setup]:
     """Which rows, and the params to load them with, as a run's scorer does: eval where there is such a split."""
-    own = params.get("split")
-    split = asked or own
+    own = setup.params.get("split")
+    split = options.split or own
     if split is None:
-        async with authoring.host(package, params) as host:
+        async with authoring.host(package, setup, options.home) as host:
             split = "eval" if "eval" in host.about.splits else host.about.split
-    return str(split), dict(params) if split == params.get("split", "train") else {**params, "split": split}
+    if split == (own or "train"):
+        return str(split), setup
+    return str(split), replace(setup, params={**setup.params, "split": split})
 
 
 def _header(
     package: authoring.Package,
     split: str,
-    thinking: bool,
-    params: Mapping[str, Any],
+    setup: Setup,
     options: Namespace,
     model: str,
     url: str,
@@ -156,8 +157,9 @@ def _header(
         split=split,
         reference=model,
         url=url,
-        params=dict(params),
-        thinking=thinking,
+        params=dict(setup.params),
+        pip=list(setup.pip),
+        thinking=setup.thinking,
         examples=min(total, options.examples) if options.examples else total,
         rollouts_per_example=options.rollouts,
         sampling=sampling,
@@ -210,12 +212,13 @@ async def _on_stack(options: Namespace) -> int | None:
 
 async def _submitted(bus: Bus, options: Namespace) -> "_Watching":
     output.note(f"Loading environment: {options.environment}")
-    named = options.environment if "/" in options.environment else f"{ORG}/{options.environment}"
-    environment = await client.pin(bus, named, say=output.note)
+    setup = authoring.setup(options.environment, options)
+    environment = await client.pin(bus, authoring.full_id(options.environment), say=output.note)
+    environment = await client.with_params(bus, environment, setup.params, setup.pip, say=output.note)
     reference = await client.resolve_reference(bus, options.model)
     if reference.note:
         output.note(reference.note)
-    spec = evaluation(environment, reference, options, run_id=new_run_id(time.time()))
+    spec = evaluation(environment, setup, reference, options, run_id=new_run_id(time.time()))
     output.note(f"{environment.id}@{environment.version}, split {spec.split}, {spec.reference}, run {spec.run_id}")
     await client.submit(bus, spec, say=output.note)
     return _Watching(header_of(spec))
@@ -230,6 +233,8 @@ def header_of(spec: RunSpec) -> Header:
         split=spec.split,
         reference=spec.reference,
         run_id=spec.run_id,
+        params=spec.environment.params,
+        pip=spec.environment.pip,
         thinking=spec.thinking,
         examples=0,
         rollouts_per_example=spec.sampling.group_size,
@@ -238,10 +243,14 @@ def header_of(spec: RunSpec) -> Header:
     )
 
 
-def evaluation(environment: EnvironmentVersion, reference: Reference, options: Namespace, *, run_id: str) -> RunSpec:
-    """The run that plays the rows and trains nothing."""
-    recipe = card(reference.model).grpo
-    max_tokens = options.max_tokens or (1_536 if reference.thinking else int(recipe.get("max_tokens", 320)))
+def evaluation(
+    environment: EnvironmentVersion, setup: Setup, reference: Reference, options: Namespace, *, run_id: str
+) -> RunSpec:
+    """The run that plays the rows and trains nothing. A checkpoint thinks as it was trained, a base model as set up."""
+    model_card = card(reference.model)
+    trained = bool(reference.policy.key)
+    thinking = reference.thinking if trained else setup.thinking and model_card.thinking != "none"
+    max_tokens = options.max_tokens or (1_536 if thinking else int(model_card.grpo.get("max_tokens", 320)))
     return RunSpec(
         org=ORG,
         run_id=run_id,
@@ -249,10 +258,10 @@ def evaluation(environment: EnvironmentVersion, reference: Reference, options: N
         model=reference.model,
         pool=reference.pool,
         seed=options.seed,
-        environment=pinned(environment, {}),
-        split=options.split or ("eval" if "eval" in environment.rows else "train"),
-        prompt_text=prompt_text(environment, {}),
-        thinking=reference.thinking,
+        environment=pinned(environment, setup.params, setup.pip),
+        split=options.split or setup.params.get("split") or ("eval" if "eval" in environment.rows else "train"),
+        prompt_text=prompt_text(environment, setup.params),
+        thinking=thinking,
         sampling=SamplingSpec(group_size=options.rollouts, temperature=options.temperature, max_tokens=max_tokens),
         policy=reference.policy,
         reference=reference.text,

@@ -3,7 +3,7 @@
 argparse and nothing else, so that `--help` and a mistyped option are answered at once.
 """
 
-from argparse import ArgumentParser, _ActionsContainer
+from argparse import ArgumentParser
 from pathlib import Path
 
 from cli.scaffold import TEMPLATES
@@ -28,6 +28,7 @@ def setup(parser: ArgumentParser) -> None:
 def push(parser: ArgumentParser) -> None:
     parser.add_argument("path", type=Path, nargs="?", default=Path(), metavar="PATH", help="a folder or one file")
     parser.add_argument("--name", required=True, metavar="N", help="lower-case letters, digits, dot, dash, underscore")
+    _loading(parser)
     parser.add_argument("-y", "--yes", action="store_true", help="write the id into configs whose id is empty")
 
 
@@ -65,13 +66,13 @@ def evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="default: 1, as in training")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer; default: the model's recipe")
     parser.add_argument("--seed", type=int, default=42)
+    _loading(parser)
     endpoint = parser.add_argument_group("with --url")
     endpoint.add_argument("--api-key-env", metavar="NAME", help="the variable that holds the API key")
     endpoint.add_argument("--concurrency", type=int, default=32, metavar="N", help="questions in flight; default: 32")
     endpoint.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for an answer; default: 600")
     endpoint.add_argument("--deadline", type=float, default=60.0, metavar="S", help="for scoring it; default: 60")
     endpoint.add_argument("--resume", type=Path, metavar="FILE", help="go on with the rows of evals/NAME/TIME.jsonl")
-    _loading(endpoint)
 
 
 def train(parser: ArgumentParser) -> None:
@@ -114,11 +115,10 @@ def pull(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
 
 
-def _loading(parser: _ActionsContainer) -> None:
+def _loading(parser: ArgumentParser) -> None:
     """How the environment is loaded."""
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="for params and thinking; default: configs/rl.toml, else sft.toml"
-    )
+    whose = "for pip, params and thinking; default: configs/rl.toml, else configs/sft.toml"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=whose)
     one = "one param of load_environment(), over the config's; may be repeated"
     parser.add_argument("--param", dest="params", action="append", default=[], metavar="k=v", help=one)
 

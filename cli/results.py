@@ -28,6 +28,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     run_id: str = ""
     params: dict[str, Any] = {}
+    pip: list[str] = []
     thinking: bool = False
     examples: int
     rollouts_per_example: int

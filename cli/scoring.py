@@ -19,13 +19,13 @@ FAILED = 1
 async def score(options: Namespace) -> int | None:
     if not options.texts:
         raise ConfigError("--text is missing: give the reply that is to be scored, once or several times")
-    setup = authoring.setup(options.config, authoring.project(options.environment), options.params)
+    setup = authoring.setup(options.environment, options)
     example = example_of(options.input, options.output)
     failed = False
     async with authoring.package(options.environment, options) as package:
         began = time.perf_counter()
         try:
-            async with authoring.host(package, setup.params) as host:
+            async with authoring.host(package, setup, options.home) as host:
                 began = time.perf_counter()
                 verdicts = await host.score(
                     example, options.texts, deadline_s=options.deadline, thinking=setup.thinking

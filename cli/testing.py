@@ -62,11 +62,11 @@ class Report:
 async def test(options: Namespace) -> int | None:
     as_json = output.wants_json(options)
     report = Report(say=output.note if as_json else output.line)
-    setup = authoring.setup(options.config, authoring.project(str(options.path)), options.params)
+    setup = authoring.setup(options.path, options)
     if setup.config:
         report.say(f"      {'config':<9}{setup.config}")
     try:
-        async with authoring.package(str(options.path), options) as package:
+        async with authoring.package(options.path, options) as package:
             await _tested(package, setup, report, options)
     except LoadFailed as failed:
         fault = failed.fault
@@ -89,7 +89,7 @@ async def _tested(package: Package, setup: Setup, report: Report, options: Names
         for left in manifest.left_out:
             report.note(f"left out {left.path}: {left.reason}")
     began = time.perf_counter()
-    async with authoring.host(package, setup.params) as host:
+    async with authoring.host(package, setup, options.home) as host:
         took_s = time.perf_counter() - began
         report.tell("loads", f"{host.about.name}, unpacked and in a clean process, in {took_s:.1f} s")
         examples = await _rows(host, setup, report)

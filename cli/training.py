@@ -34,7 +34,9 @@ async def train(options: Namespace) -> int | None:
     reference = require_environment(config)
     async with stack(options) as bus:
         environment = await client.pin(bus, reference, say=output.note)
-        environment = await client.with_params(bus, environment, config.environment.params, say=output.note)
+        environment = await client.with_params(
+            bus, environment, config.environment.params, config.environment.pip, say=output.note
+        )
         warm_start = await _warm_start(bus, config)
         spec = resolve(config, environment, run_id=run_id, warm_start=warm_start)
         if changed := await asyncio.to_thread(_changes, options.config, environment):
@@ -76,6 +78,7 @@ def plan(spec: RunSpec, environment: EnvironmentVersion) -> list[str]:
         "algorithm": f"{spec.algorithm}, {length}",
         "environment": f"{spec.environment.id}@{spec.environment.version}",
         "rows": f"{spec.split}, {rows if rows is not None else 'to be counted'}",
+        **({"pip": ", ".join(spec.environment.pip)} if spec.environment.pip else {}),
         "each step": per_step,
         "adapter": f"rank {train.lora_rank}, alpha {train.lora_alpha}, learning rate {train.learning_rate:g}",
     }

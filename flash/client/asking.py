@@ -1,7 +1,7 @@
 """One question, one answer: what is asked of hub and scheduler. A service that is still starting is waited for."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -91,7 +91,14 @@ async def pin(bus: Bus, reference: str, *, say: Say = silence) -> EnvironmentVer
 
 
 async def with_params(
-    bus: Bus, version: EnvironmentVersion, params: Mapping[str, Any], *, check_s: float = 180.0, say: Say = silence
+    bus: Bus,
+    version: EnvironmentVersion,
+    params: Mapping[str, Any],
+    pip: Sequence[str] = (),
+    *,
+    check_s: float = 180.0,
+    patience_s: float = 600.0,
+    say: Say = silence,
 ) -> EnvironmentVersion:
     """The version as it is with a run's params: where they name a file for the system text, a scorer reads it.
 
@@ -99,8 +106,8 @@ async def with_params(
     """
     if params.get("contract_text") or not params.get("contract_path"):
         return version
-    check = EnvironmentCheck(key=version.key, digest=version.digest, params=dict(params))
-    report: CheckReport = await ask(bus, check, timeout_s=check_s, say=say)
+    check = EnvironmentCheck(key=version.key, digest=version.digest, params=dict(params), pip=list(pip))
+    report: CheckReport = await ask(bus, check, timeout_s=check_s, patience_s=patience_s, say=say)
     if report.fault:
         raise EnvironmentFault(
             f"{version.id} cannot be loaded: {report.fault.message}\n{report.fault.traceback}".rstrip()

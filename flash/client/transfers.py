@@ -1,8 +1,10 @@
 """Bringing an environment's folder to the hub, and getting it back."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from flash.artifacts import Packed, pack, unpack
 from flash.bus import Bus
@@ -26,10 +28,14 @@ async def publish_environment(
     progress: Progress = _unseen,
     say: Say = silence,
     patience_s: float = 600.0,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    pip: Sequence[str] = (),
 ) -> EnvironmentVersion:
     """Pack a folder, or a single file, and make it a version of the environment `org/name`."""
     packed = await asyncio.to_thread(pack, folder)
-    return await publish_packed(bus, packed, name, org=org, progress=progress, say=say, patience_s=patience_s)
+    return await publish_packed(
+        bus, packed, name, org=org, progress=progress, say=say, patience_s=patience_s, params=params, pip=pip
+    )
 
 
 async def publish_packed(
@@ -42,8 +48,12 @@ async def publish_packed(
     say: Say = silence,
     check_s: float = 180.0,
     patience_s: float = 600.0,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    pip: Sequence[str] = (),
 ) -> EnvironmentVersion:
     """Upload an archive part by part, then publish it; waits, and says so, while no hub or no scorer is up.
+
+    It is checked with `params` and `pip`, which are no part of the version.
 
     Raises EnvironmentFault with the author's traceback when the package cannot be used, Refused when the hub says no.
     """
@@ -53,7 +63,9 @@ async def publish_packed(
         upload = EnvironmentUpload(digest=packed.digest, part=part, data=data)
         await ask(bus, upload, timeout_s=30.0, patience_s=patience_s, say=say)
         progress(start + len(data), len(packed.data))
-    publish = EnvironmentPublish(org=org, environment=name, digest=packed.digest, parts=len(parts))
+    publish = EnvironmentPublish(
+        org=org, environment=name, digest=packed.digest, parts=len(parts), params=dict(params), pip=list(pip)
+    )
     version: EnvironmentVersion = await ask(bus, publish, timeout_s=check_s, patience_s=patience_s, say=say)
     return version
 

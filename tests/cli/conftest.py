@@ -43,6 +43,7 @@ class FakeStack:
     store: MemoryStore = field(default_factory=MemoryStore)
     events: list[RecordedEvent] = field(default_factory=list)
     specs: list[RunSpec] = field(default_factory=list)
+    checks: list[EnvironmentCheck] = field(default_factory=list)
     heard: list[list[Message]] = field(default_factory=list)
 
     async def connect(self, local: object = None, environment: object = None, *, name: str = "") -> MemoryBus:
@@ -70,6 +71,7 @@ class FakeStack:
         )
 
     async def _on_check(self, request: EnvironmentCheck) -> CheckReport:
+        self.checks.append(request)
         return self.check
 
     async def _on_submit(self, request: RunSubmit) -> RunState:
