@@ -67,7 +67,9 @@ class MathRubric(Rubric):
                 "`[environment] pip`, or install it here",
                 name="math_verify",
             )
-        importlib.import_module("math_verify")  # two seconds, once, before anything is forked from here
+        # Before anything is forked from here: the import takes a second, and so may the first comparison where the
+        # machine is busy, which would make it wrong.
+        same_answer("x+1/2", "x+\\frac{1}{2}", 60)
 
         super().__init__(funcs, weights, parser or MaybeThinkParser(partial(extract_boxed_answer, strict=True)))
         self.timeout_seconds, self.max_verify_chars = timeout_seconds, max_verify_chars
