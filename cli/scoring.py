@@ -8,12 +8,15 @@ from typing import Any
 import msgspec
 
 from cli import authoring, metrics, output
+from cli.episodes import play
 from envsdk.examples import task_example_from_record
-from flash.contracts.values import Example, Verdict
+from flash.contracts.values import Example, Message, Verdict
 from flash.errors import ConfigError
-from flash.host import LoadFailed
+from flash.host import Host, LoadFailed
 
 FAILED = 1
+MOST_TURNS = 20
+"""Of an episode; the environment's own limit comes first."""
 
 
 async def score(options: Namespace) -> int | None:
@@ -27,8 +30,8 @@ async def score(options: Namespace) -> int | None:
         try:
             async with authoring.host(package, setup, options.home) as host:
                 began = time.perf_counter()
-                verdicts = await host.score(
-                    example, options.texts, deadline_s=options.deadline, thinking=setup.thinking
+                verdicts = await verdicts_of(
+                    host, example, options.texts, deadline_s=options.deadline, thinking=setup.thinking
                 )
         except LoadFailed as error:
             output.note(f"error: {authoring.told(error)}")
@@ -40,6 +43,23 @@ async def score(options: Namespace) -> int | None:
         for line in lines(verdicts, took_s):
             output.line(line)
     return FAILED if failed else None
+
+
+async def verdicts_of(
+    host: Host, example: Example, texts: Sequence[str], *, deadline_s: float, thinking: bool
+) -> list[Verdict]:
+    """In several turns, each text makes an episode in which the policy says it every time."""
+    if not host.about.multi_turn:
+        return await host.score(example, texts, deadline_s=deadline_s, thinking=thinking)
+
+    async def say(index: int, messages: list[Message]) -> str:
+        return texts[index]
+
+    episodes = await play(
+        host, msgspec.structs.replace(example, max_turns=MOST_TURNS), len(texts), say,
+        prompt_text=host.about.prompt_text, deadline_s=deadline_s, thinking=thinking,
+    )  # fmt: skip
+    return [episode.verdict for episode in episodes]
 
 
 def example_of(text: str, gold: str | None) -> Example:

@@ -39,6 +39,26 @@ def load_environment(letter="a"):
 """
 
 
+TALKING = """
+from envsdk import EnvironmentMultiTurn, EnvironmentStepResult
+
+class Talking(EnvironmentMultiTurn):
+    def start_episode(self, example, prompt_text):
+        return [{"role": "user", "content": example.input}]
+    def max_episode_turns(self, example):
+        return 3
+    def step_episode(self, example, messages, text):
+        if text == "raise":
+            raise KeyError("gone")
+        return EnvironmentStepResult(done=text == "enough", metadata={"text": text})
+    def score_episode(self, example, episode):
+        return len(episode.metadata["steps"])
+
+def load_environment():
+    return Talking()
+"""
+
+
 @pytest.fixture
 def folder(project: Path) -> Path:
     (project / "environment.py").write_text(COUNTING)
@@ -72,6 +92,15 @@ def test_a_reply_per_text_makes_a_group_and_each_fault_is_its_own(folder: Path, 
     assert [rollout["reward"] for rollout in found] == [0.2, None, None, None, 0.0]
     assert found[1]["fault"].keys() == {"kind", "message", "traceback"}
     assert 'File "environment.py", line 14, in score_response' in found[1]["fault"]["traceback"]
+
+
+def test_an_environment_of_several_turns_is_played_with_the_text_at_every_turn(project: Path, capsys: Capture) -> None:
+    (project / "environment.py").write_text(TALKING)
+
+    found = scored(capsys, "--text", "more", "--text", "enough", "--text", "raise")
+
+    assert [rollout["reward"] for rollout in found] == [3.0, 1.0, None]
+    assert found[2]["fault"]["message"] == "KeyError: 'gone'"
 
 
 def test_params_come_from_the_config_and_those_of_the_command_win(folder: Path, capsys: Capture) -> None:
