@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cli.toolcalls import said
 from flash.contracts.values import Example
 
 HUGE_CHARS = 200_000
@@ -51,11 +52,16 @@ def junk_for(example: Example, wanted: Sequence[str] = ()) -> list[Reply]:
     return [reply for reply in (*JUNK, Reply("the prompt again", prompt)) if reply.text.strip() not in right]
 
 
+def gold_turns(example: Example) -> list[str]:
+    """What the assistant says in the gold turns, calls of tools in words, as a policy writes them."""
+    turns = [turn for turn in example.completion or [] if turn.get("role") == "assistant"]
+    return [said(str(turn.get("content") or ""), turn.get("tool_calls")) for turn in turns]
+
+
 def gold_text(example: Example) -> str | None:
     """What the gold turns end with; None where there are none, or they say nothing."""
-    turns = [turn for turn in example.completion or [] if turn.get("role") == "assistant"]
-    content = turns[-1].get("content") if turns else None
-    return content if isinstance(content, str) and content else None
+    turns = gold_turns(example)
+    return turns[-1] if turns and turns[-1] else None
 
 
 def wrapped(text: str, example: Example) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from cli import authoring, findings, output
 from cli.authoring import Package, Setup
 from cli.episodes import play
 from cli.findings import Finding, Scored
-from cli.replies import GOLD, JUNK, Reply, gold_text, junk_for, wrapped
+from cli.replies import GOLD, JUNK, Reply, gold_text, gold_turns, junk_for, wrapped
 from cli.watching import Counter
 from envsdk.thinking import CLOSE, OPEN
 from flash.contracts.values import Example, Message, Verdict
@@ -259,10 +259,10 @@ class _Trial:
 
     async def _play(self, example: Example, texts: Sequence[str]) -> list[Verdict]:
         """Episodes in which the policy says its text every time; the expected answer is said turn by turn."""
-        golds = [str(turn.get("content") or "") for turn in example.completion or [] if turn.get("role") == "assistant"]
+        golds, before = gold_turns(example), len(example.messages)
 
         async def say(index: int, messages: list[Message]) -> str:
-            turn = sum(message.get("role") == "assistant" for message in messages)
+            turn = sum(message.get("role") == "assistant" for message in messages[before:])
             is_gold = bool(golds) and texts[index] == golds[-1]
             return golds[min(turn, len(golds) - 1)] if is_gold else texts[index]
 

@@ -22,7 +22,7 @@ def asked(messages: Sequence[Message]) -> dict[str, Any]:
 
 def said(text: str, calls: Sequence[Mapping[str, Any]] | None) -> str:
     """What the model said, its calls in words."""
-    functions = [call["function"] for call in calls or ()]
+    functions = [call.get("function", call) for call in calls or ()]
     written = [call_text(function["name"], object_of(function.get("arguments"))) for function in functions]
     return "\n".join([text, *written] if text else written)
 

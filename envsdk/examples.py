@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,8 @@ def checked_message(message: Any, where: str) -> Message:
         raise ValueError(f"{where} has no content, which only a message with `tool_calls` may lack")
     if content is not None and not isinstance(content, str):
         raise ValueError(f"{where} has {_kind(content)} as content, wanted text")
+    if message.get("tool_calls") is not None:
+        _check_calls(message["tool_calls"], where)
     return {**message, "role": role.strip()}
 
 
@@ -134,6 +137,25 @@ def _trajectory(messages: Any, where: str) -> list[Message]:
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError(f"{where} is {_kind(messages)}, wanted a list of at least one message")
     return [checked_message(message, f"{where}[{index}]") for index, message in enumerate(messages)]
+
+
+def _check_calls(calls: Any, where: str) -> None:
+    """Calls as OpenAI writes them, or flat; the arguments an object, or the JSON of one."""
+    if not isinstance(calls, list | tuple):
+        raise ValueError(f"{where} has {_kind(calls)} as tool_calls, wanted a list")
+    for index, call in enumerate(calls):
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str):
+            raise ValueError(f'{where}.tool_calls[{index}] has no name; wanted {{"function": {{"name", "arguments"}}}}')
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            with suppress(ValueError):
+                arguments = json.loads(arguments)
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise ValueError(
+                f"{where}.tool_calls[{index}] has {_kind(arguments)} as arguments, wanted an object, or its JSON"
+            )
 
 
 def _has_role(item: Any) -> bool:

@@ -214,6 +214,44 @@ def test_an_environment_of_several_turns_is_played_to_the_end(tested: Any) -> No
     assert (code, found["findings"]) == (0, [])
 
 
+TOOLS = (
+    HEAD
+    + SOUND
+    + """
+class Add(EnvironmentMultiTurn):
+    def start_episode(self, example, prompt_text):
+        shot = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "2"}]
+        return [*shot, {"role": "user", "content": example.input}]
+    def max_episode_turns(self, example):
+        return 2
+    def step_episode(self, example, messages, text):
+        called = text == '<tool_call>\\n{"name": "add", "arguments": {"a": 2, "b": 3}}\\n</tool_call>'
+        return EnvironmentStepResult(
+            done=not called, messages=({"role": "tool", "content": "5"},) if called else (), metadata={"called": called}
+        )
+    def score_episode(self, example, episode):
+        return float(episode.metadata["steps"][0]["called"] and episode.response_text == "5")
+
+def load_environment():
+    return Add()
+"""
+)
+
+
+@pytest.mark.parametrize("arguments", [{"a": 2, "b": 3}, '{"a": 2, "b": 3}'])
+def test_a_gold_trajectory_is_played_turn_by_turn_with_its_calls_in_words(tested: Any, arguments: Any) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": arguments}}
+    turns = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "5"},
+        {"role": "assistant", "content": "5"},
+    ]
+
+    code, found, _ = tested(rows=[{"input": "2 + 3", "output": {"messages": turns}}] * 2, whole=TOOLS)
+
+    assert (code, found["findings"]) == (0, [])
+
+
 def test_a_fault_in_an_episode_is_found(tested: Any) -> None:
     code, found, _ = tested(whole=MULTI.replace("{score}", "1 / (len(episode.messages) - 7)"))
 

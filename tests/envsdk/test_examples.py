@@ -7,7 +7,11 @@ import pytest
 from envsdk import target_messages, task_example_from_record, warn_missing_think_tags
 from envsdk.examples import TaskExample, normalize_record
 
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+CALL: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "add"}}]}
+
+
+def calling(*calls: Any) -> list[Any]:
+    return [{**CALL, "tool_calls": list(calls)}]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,15 @@ def test_a_trajectory_keeps_tool_calls_and_names(wrap: Any) -> None:
     assert target_messages(wrap(turns)) == [CALL, {**turns[1], "role": "tool"}]
 
 
+@pytest.mark.parametrize("arguments", [{"a": 1}, '{"a": 1}', {}, None])
+@pytest.mark.parametrize("flat", [True, False])
+def test_calls_are_taken_as_openai_writes_them_and_flat(flat: bool, arguments: Any) -> None:
+    function = {"name": "add", "arguments": arguments}
+    turns = calling(function if flat else {"id": "1", "type": "function", "function": function})
+
+    assert target_messages(turns) == turns
+
+
 @pytest.mark.parametrize(
     ("output", "said"),
     [
@@ -46,6 +59,12 @@ def test_a_trajectory_keeps_tool_calls_and_names(wrap: Any) -> None:
         ({"messages": [{"role": "", "content": "a"}]}, "role ''"),
         ([{"role": "user", "content": None}], "only a message with `tool_calls` may lack"),
         ([{"role": "user", "content": 3}], "a int as content"),
+        ([{**CALL, "tool_calls": "add"}], r"\[0\] has a str as tool_calls, wanted a list"),
+        (calling(3), r"tool_calls\[0\] has no name; wanted {\"function\""),
+        (calling(CALL["tool_calls"][0], {"function": {"arguments": {}}}), r"tool_calls\[1\] has no name"),
+        (calling({"name": "add", "arguments": [1]}), "a list as arguments, wanted an object, or its JSON"),
+        (calling({"name": "add", "arguments": "{1"}), "a str as arguments"),
+        (calling({"name": "add", "arguments": "[1]"}), "a list as arguments"),
     ],
 )
 def test_a_trajectory_that_cannot_be_meant_is_refused(output: Any, said: str) -> None:
