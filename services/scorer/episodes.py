@@ -21,9 +21,13 @@ from flash.contracts.requests import (
 )
 from flash.contracts.spec import RunSpec
 from flash.errors import NotFound
-from flash.host import Episodes, EpisodesLost, Host, LoadFailed
+from flash.host import Episodes, EpisodesLost, Host, InstallFailed, LoadFailed
 
 R = TypeVar("R")
+
+READY_WITHIN_S = 20.0
+"""Who asks for episodes hears within this time that they are open, or that it is too early: the environment is still
+being loaded, or its packages installed."""
 
 log = structlog.get_logger()
 
@@ -68,6 +72,8 @@ class Holder:
         try:
             async with AsyncExitStack() as using:
                 return await self._open(request, spec, using)
+        except InstallFailed:
+            raise  # it could be installed where the run was planned: again, perhaps elsewhere
         except LoadFailed as failed:
             return EpisodesStarted(fault=failed.fault)
         except EpisodesLost as lost:
@@ -100,7 +106,11 @@ class Holder:
         await asyncio.gather(*self._dropping)
 
     async def _open(self, request: EpisodeStart, spec: RunSpec, using: AsyncExitStack) -> EpisodesStarted:
-        host = await using.enter_async_context(self._host_of(spec))
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                host = await using.enter_async_context(self._host_of(spec))
+        except TimeoutError:
+            return EpisodesStarted()
         if host.about.isolation == "call" and request.count > 1:
             return EpisodesStarted(alone=True)
         episodes = await host.episodes(

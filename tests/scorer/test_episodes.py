@@ -15,9 +15,11 @@ from flash.contracts.keys import spec_key
 from flash.contracts.requests import EpisodeRenew, EpisodeScore, EpisodesStarted, EpisodeStart, EpisodeStep
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.contracts.values import Example, PolicyRef, Rollout, Verdict
-from flash.errors import NotFound
+from flash.errors import BusError, NotFound
+from flash.host.requirements import Installer
 from services.scorer.service import Scorer
 from services.scorer.settings import Settings
+from tests.wheels import wheel
 
 CHAT = """
 import os, time
@@ -51,13 +53,13 @@ class World:
         self.scorers.append(scorer)
         return scorer
 
-    async def run(self, code: str = TOGETHER) -> None:
+    async def run(self, code: str = TOGETHER, *pip: str) -> None:
         root = self.folder / "env"
         root.mkdir()
         (root / "environment.py").write_text(code)
         packed = pack(root)
         await self.bus.store.put("archive", packed.data)
-        environment = EnvironmentSpec(id="local/chat", version="v", digest=packed.digest, key="archive")
+        environment = EnvironmentSpec(id="local/chat", version="v", digest=packed.digest, key="archive", pip=list(pip))
         spec = RunSpec(
             org="local", run_id="r1", algorithm="grpo", model="tiny", pool="tiny", seed=1, split="train",
             environment=environment, prompt_text="Be brief.",
@@ -206,6 +208,36 @@ async def test_an_environment_that_does_not_load_is_a_fault(world: World) -> Non
 
     assert started.fault is not None
     assert started.fault.kind == "load-failed"
+
+
+async def test_who_comes_while_packages_are_installed_is_told_to_ask_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "uv"
+    slow.write_text(f"#!/bin/sh\nwhile [ ! -e {tmp_path}/go-on ]; do sleep 0.05; done\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(Installer, "found", lambda: Installer("uv", "1", (str(slow),)))
+    monkeypatch.setattr("services.scorer.episodes.READY_WITHIN_S", 0.2)
+    await world.run(TOGETHER, "greeting")
+    await world.scorer()
+
+    assert await world.start() == EpisodesStarted()
+    (tmp_path / "go-on").touch()
+    async with asyncio.timeout(20):
+        while not (started := await world.start()).episodes:
+            assert started == EpisodesStarted()
+
+
+async def test_packages_that_cannot_be_had_for_the_moment_are_no_fault_of_the_policys(
+    world: World, index: Path
+) -> None:
+    await world.run(TOGETHER, "greeting")
+    await world.scorer()
+
+    with pytest.raises(BusError, match=r"environment\.pip \[greeting\] cannot be installed"):
+        await world.start()
+    wheel(index, "greeting", "1.0")
+    assert (await world.start()).episodes
 
 
 async def test_a_group_that_was_scored_where_it_was_played_is_passed_on(world: World) -> None:
