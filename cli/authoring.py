@@ -95,7 +95,8 @@ async def host(
     package: Package, setup: Setup, home: Path, *, slots: int = 4, load_s: float = LOAD_S
 ) -> AsyncIterator[Host]:
     """The environment in a clean process, with the packages it asks for. Raises LoadFailed."""
-    sets = RequirementSets(home / "cache" / "requirements", say=output.note)  # those of this machine's scorers too
+    # Those of this machine's scorers too. What an author names may be built here: it is the author's machine.
+    sets = RequirementSets(home / "cache" / "requirements", builds=True, say=output.note)
     requirements = await sets.folder(setup.pip)
     spec = HostSpec(folder=package.folder, params=setup.params, requirements=requirements, limits=Limits(slots=slots))
     started = await Host.start(spec, load_timeout_s=load_s)

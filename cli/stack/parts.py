@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flash.models import pool_of
@@ -74,7 +74,8 @@ def service_parts(
     yield light("scheduler", "scheduler", needed=True)
     yield light("recorder", "recorder")
     for number in range(1, scorers + 1):
-        yield light("scorer", f"scorer-{number}")
+        scorer = light("scorer", f"scorer-{number}")
+        yield replace(scorer, env={**scorer.env, "FLASH_BUILD_SOURCES": "1"})  # whoever runs it is the author
     for pool, model in {pool_of(model): model for model in models}.items():
         for service, count in (("rollout", rollouts), ("learner", learners)):
             for number in range(1, count + 1):

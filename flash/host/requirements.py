@@ -5,12 +5,13 @@
     FOLDER/.<key>-XXXX/     being installed; it is renamed when it is done, and never used before
     FOLDER/.cache/          the installer's downloads
 
-The key is the sha256 of the requirements in normal form, the platform's constraints, Python, the machine's kind and the
-installer, so that another of any of them makes another set.
+The key is the sha256 of the requirements in normal form, the platform's constraints, Python, the machine's kind, the
+installer and whether it builds, so that another of any of them makes another set.
 
 The installer is uv where there is one, else pip. It runs with what it needs to find an index and nothing else of our
-environment variables, and takes wheels only: to build a source distribution would run its code here, outside of any
-sandbox. pip's configuration (files and `PIP_*` variables) says where the index is, to uv too unless `UV_*` says more.
+environment variables, and takes wheels only, unless an operator has it build source distributions as well: that runs
+their code here, outside of any sandbox. pip's configuration (files and `PIP_*` variables) says where the index is, to
+uv too unless `UV_*` says more.
 """
 
 import asyncio
@@ -45,6 +46,7 @@ LINES_TOLD = 20
 """Of what the installer said last."""
 
 _LOCK_ASKED_S = 0.1
+_WHEELS_ONLY = "wheels are taken, source distributions are not; FLASH_BUILD_SOURCES=1 of a scorer has it build them"
 _PASSED_ON = {
     "PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "NETRC", "XDG_CONFIG_DIRS", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
@@ -86,7 +88,9 @@ class Installer:
             return cls("pip", version("pip"), (sys.executable, "-I", "-m", "pip", "install"))
         raise _failed(f"environment.pip needs an installer, but {sys.prefix} has neither uv nor pip: install uv there")
 
-    def arguments(self, requirements: Iterable[str], target: Path, constraints: Path, *, no_index: bool) -> list[str]:
+    def arguments(
+        self, requirements: Iterable[str], target: Path, constraints: Path, *, builds: bool, no_index: bool
+    ) -> list[str]:
         own = (
             # copied, not linked: a file of the set shares nothing with the cache or with another set
             ["--python", sys.executable, "--compile-bytecode", "--link-mode", "copy", "--no-progress"]
@@ -94,8 +98,8 @@ class Installer:
             else ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--no-warn-script-location"]
         )
         return [
-            *self.command, *own, "--only-binary", ":all:", "--target", str(target), "--constraint", str(constraints),
-            *(["--no-index"] if no_index else []), *requirements,
+            *self.command, *own, "--target", str(target), "--constraint", str(constraints),
+            *([] if builds else ["--only-binary", ":all:"]), *(["--no-index"] if no_index else []), *requirements,
         ]  # fmt: skip
 
 
@@ -103,9 +107,15 @@ class RequirementSets:
     """The sets of this machine. Processes that share the folder install each set once among them."""
 
     def __init__(
-        self, folder: Path, *, timeout_s: float = 600.0, say: Callable[[str], object] = lambda text: None
+        self,
+        folder: Path,
+        *,
+        timeout_s: float = 600.0,
+        builds: bool = False,
+        say: Callable[[str], object] = lambda text: None,
     ) -> None:
-        self._folder, self._timeout_s, self._say = folder, timeout_s, say
+        """`builds`: what has no wheel is built from its source distribution, which runs the package's own code."""
+        self._folder, self._timeout_s, self._builds, self._say = folder, timeout_s, builds, say
 
     async def folder(self, requirements: Iterable[str]) -> Path | None:
         """The set of these requirements, installed if it is not there yet; None for none.
@@ -120,7 +130,7 @@ class RequirementSets:
         if not wanted:
             return None
         installer = Installer.found()
-        key = _key(wanted, installer)
+        key = _key(wanted, installer, self._builds)
         folder = self._folder / key
         if folder.is_dir():
             return folder
@@ -159,11 +169,12 @@ class RequirementSets:
             target.mkdir()
             (scratch / "constraints.txt").write_text("\n".join(constraints()))
             variables, no_index = _variables(os.environ, scratch, self._folder / ".cache")
-            command = installer.arguments(wanted, target, scratch / "constraints.txt", no_index=no_index)
+            files = target, scratch / "constraints.txt"
+            command = installer.arguments(wanted, *files, builds=self._builds, no_index=no_index)
             status, output = await _run(command, variables, scratch)
             if status:
                 found = f"environment.pip {_named(wanted)} cannot be installed: {installer.name} ended with {status}"
-                raise _failed(f"{found} (wheels are taken, source distributions are not)", output)
+                raise _failed(found if self._builds else f"{found} ({_WHEELS_ONLY})", output)
             await asyncio.to_thread(_seal, target)
             target.rename(self._folder / key)
             (self._folder / key).chmod(0o555)  # not before: to rename a folder one must be allowed to write to it
@@ -228,10 +239,10 @@ def _is_login(name: str) -> bool:
     return name.startswith("UV_INDEX_") and name.endswith(("_USERNAME", "_PASSWORD"))
 
 
-def _key(requirements: list[str], installer: Installer) -> str:
+def _key(requirements: list[str], installer: Installer, builds: bool) -> str:
     parts: list[Any] = [
         requirements, constraints(), platform.python_implementation(), sysconfig.get_config_var("SOABI"),
-        platform.python_version(), sysconfig.get_platform(), installer.name, installer.version,
+        platform.python_version(), sysconfig.get_platform(), installer.name, installer.version, builds,
     ]  # fmt: skip
     # By this word in its path dill, and so every dataset of Hugging Face, knows a library from what it has to pickle.
     return f"site-packages-{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()}"

@@ -65,6 +65,7 @@ class Scorer:
             RequirementSets(
                 cache / "requirements",
                 timeout_s=settings.install_timeout_s,
+                builds=settings.build_sources,
                 say=lambda text: log.info("requirements.installing", told=text),
             ),
             limits=Limits(

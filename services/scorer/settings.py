@@ -16,6 +16,8 @@ class Settings(ServiceSettings, frozen=True):
     """How long an environment may take to load."""
     install_timeout_s: float = Field(600.0, gt=0)
     """How long the requirements of an environment may take to be installed."""
+    build_sources: bool = False
+    """Whether requirements that have no wheel are built from source: that runs their code outside of the sandbox."""
     memory_bytes: int = Field(1 << 30, gt=0)
     """Address space that scoring a group may take beyond what the loaded environment has."""
     max_hosts: int = Field(8, ge=1)

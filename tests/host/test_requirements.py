@@ -56,6 +56,31 @@ def use_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Installer, "found", lambda: pip)
 
 
+def source_distribution(index: Path) -> Path:
+    """`greeting` with nothing but its source; gives the file that is there once its code has run."""
+    ran = index.parent / "ran"
+    backend = f"""
+import pathlib, sys
+sys.path.append({str(Path(__file__).parents[2])!r})
+from tests.wheels import wheel
+
+def build_wheel(folder, *_):
+    pathlib.Path({str(ran)!r}).touch()
+    wheel(pathlib.Path(folder), "greeting", "1.0")
+    return "greeting-1.0-py3-none-any.whl"
+"""
+    with tarfile.open(index / "greeting-1.0.tar.gz", "w:gz") as archive:
+        for name, text in {
+            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+            "backend.py": backend,
+            "PKG-INFO": "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n",
+        }.items():
+            member = tarfile.TarInfo(f"greeting-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return ran
+
+
 def in_use(folder: Path) -> list[str]:
     """What lies among the sets beside locks and downloads."""
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock") and path.name != ".cache")
@@ -189,20 +214,32 @@ async def test_what_cannot_be_installed_says_so_with_the_installers_last_lines(
 async def test_a_source_distribution_is_refused_and_its_code_never_runs(
     sets: RequirementSets, index: Path, tmp_path: Path
 ) -> None:
-    ran = tmp_path / "ran"
-    with tarfile.open(index / "greeting-1.0.tar.gz", "w:gz") as archive:
-        for name, text in {
-            "greeting-1.0/setup.py": f"open({str(ran)!r}, 'w')\nfrom setuptools import setup\nsetup(name='greeting')\n",
-            "greeting-1.0/PKG-INFO": "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n",
-        }.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text.encode()))
+    ran = source_distribution(index)
 
-    with pytest.raises(InstallFailed, match="wheels are taken, source distributions are not"):
+    with pytest.raises(
+        InstallFailed, match="source distributions are not; FLASH_BUILD_SOURCES=1 of a scorer"
+    ) as failed:
         await sets.folder(["greeting"])
 
+    assert "greeting" in failed.value.fault.traceback
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["uv", "pip"])
+async def test_where_an_operator_wants_it_a_source_distribution_is_built(
+    name: str, sets: RequirementSets, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "pip":
+        use_pip(monkeypatch)
+    ran = source_distribution(index)
+
+    folder = await RequirementSets(tmp_path / "sets", builds=True).folder(["greeting"])
+
+    assert folder is not None
+    assert (folder / "greeting.py").is_file()
+    assert ran.exists()
+    with pytest.raises(InstallFailed):  # another's set is not theirs who build nothing
+        await sets.folder(["greeting"])
 
 
 async def test_an_installer_that_takes_too_long_is_killed(

@@ -28,6 +28,13 @@ def test_a_stack_has_one_of_each_service_and_model_services_for_each_model() -> 
     ]  # fmt: skip
 
 
+def test_whoever_starts_a_stack_is_its_operator_and_lets_its_scorers_build_packages() -> None:
+    found = services(scorers=2)
+
+    assert [name for name, part in found.items() if part.env.get("FLASH_BUILD_SOURCES")] == ["scorer-1", "scorer-2"]
+    assert found["scorer-1"].env["FLASH_REPLICA"] == "scorer-1"
+
+
 def test_a_model_named_twice_is_served_once() -> None:
     assert services(models=["tiny", "tiny"]) == services()
 
