@@ -19,9 +19,9 @@ from flash.config.run import checked
 from flash.contracts.values import Example
 from flash.host import Host, HostSpec, Limits
 
-PAGES = ("environments.md", "environments-scoring.md", "environments-turns.md")
-EPISODES = ("environments-turns.md",)
-FIRST_STEPS = ("environments.md",)
+PAGES = ("environments.md", "environments-scoring.md", "environments-turns.md", "environments-verifiers.md")
+EPISODES = ("environments-turns.md", "environments-verifiers.md")
+FIRST_STEPS = ("environments.md", "environments-verifiers.md")
 """Pages that begin with nothing and end with a trained model."""
 
 Line = tuple[str, str]
@@ -171,7 +171,8 @@ async def played(host: Host, example: Example, lines: list[Line], *, beside: lis
     actions = [text for who, text in lines if who == "assistant"]
     episodes = await host.episodes(example, 2 if beside else 1, prompt_text="", deadline_s=10.0)
     try:
-        found = [(message["role"], message["content"]) for message in (await episodes.start())[0].messages]
+        opening = (await episodes.start())[0].messages
+        found = [(message["role"], message["content"]) for message in opening if message["role"] != "system"]
         for turn, action in enumerate(actions):
             if turn < len(beside):
                 await episodes.step(1, beside[turn])
@@ -193,6 +194,25 @@ def is_as_shown(wanted: str, line: str) -> bool:
         return False
     shares = zip(_SHARE.findall(wanted), _SHARE.findall(line), strict=False)
     return all(abs(float(a[:-1]) - float(b[:-1])) <= 15 for a, b in shares)
+
+
+@pytest.mark.slow
+def test_your_own_task_of_the_readme_works_as_it_is_printed(tmp_path: Path, page_text: Any, endpoint: str) -> None:
+    """With the model that ships with Flash in place of the one that is pulled."""
+    section = page_text("../README.md").split("## Your own task")[1]
+    lines = [line.split("  #")[0].rstrip() for line in section.split("```")[1].strip().splitlines()]
+    replaced = {"smollm2-135m": "tiny", "http://localhost:8000": endpoint}
+    terminal = Terminal(tmp_path, tmp_path / "home", **replaced)
+    try:
+        for line in lines:
+            terminal.type(line.split(" # ")[0])
+            if line.startswith("mkdir sums && cd sums"):
+                terminal = Terminal(tmp_path / "sums", tmp_path / "home", **replaced)
+                terminal.type("sed -i 's/^model = .*/model = \"tiny\"/' configs/*.toml")
+    finally:
+        terminal.type("flash down")
+
+    assert len(lines) == 12
 
 
 def run(script: str, folder: Path) -> list[str]:

@@ -51,6 +51,21 @@ def load_environment():
     return Thinking()
 """
 
+RUBRIC = """
+import math
+import verifiers as vf
+
+def given(completion):
+    return eval(completion[-1]["content"])
+
+def group(completions):
+    return [given(completion) for completion in completions]
+
+def load_environment(grouped=False, weight=1.0):
+    rubric = vf.Rubric(funcs=[group if grouped else given, lambda completion: 0.25], weights=[weight, 1.0])
+    return vf.SingleTurnEnv(dataset=[{"question": "q", "answer": "a"}], rubric=rubric)
+"""
+
 KEEPING = '''
 import os, subprocess, threading, time
 from pathlib import Path
@@ -234,6 +249,27 @@ async def test_nothing_goes_from_the_opening_to_the_score_of_a_single_turn(host_
     (verdict,) = await host.score(EXAMPLE, ["return float(hasattr(self, 'is_opened'))"], deadline_s=5.0)
 
     assert verdict.reward == 0.0
+
+
+async def test_what_reward_functions_give_earns_what_the_table_says(host_of: StartHost, tables: Any) -> None:
+    alone, beside, together = [await host_of(RUBRIC, **params) for params in ({}, {"weight": 0.0}, {"grouped": True})]
+
+    numbers = await alone.score(EXAMPLE, ["True", "1", "'0.5'"], deadline_s=5.0)
+    others = await alone.score(EXAMPLE, ["None", "'a text'", "[1.0]", "math.nan", "1 / 0", "1"], deadline_s=5.0)
+    metric = await beside.score(EXAMPLE, ["1 / 0", "1"], deadline_s=5.0)
+    group = await together.score(EXAMPLE, ["1 / 0", "1"], deadline_s=5.0)
+
+    assert [verdict.reward for verdict in numbers] == [1.25, 1.25, 0.75]
+    assert [verdict.reward for verdict in others] == [None] * 5 + [1.25]
+    assert all(verdict.fault for verdict in others[:5])
+    assert [verdict.reward for verdict in metric] == [0.25, 0.25]
+    assert metric[0].metrics[-1].reason == "ZeroDivisionError: division by zero"
+    assert [verdict.fault and verdict.fault.message for verdict in group] == ["ZeroDivisionError: division by zero"] * 2
+    earns, _ = tables("environments-verifiers.md", "Rewards")
+    assert [cells[1].split(",")[0] for cells in earns] == [
+        "what `float()` makes of it", "a fault of that rollout", "a fault of that rollout",
+        "its message beside the reward", "a fault of every rollout of the group",
+    ]  # fmt: skip
 
 
 def test_a_steps_result_has_the_fields_and_defaults_that_the_table_says(tables: Any) -> None:
