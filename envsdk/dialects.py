@@ -46,6 +46,11 @@ def install() -> None:
 
 def hosted_form(environment: Any) -> Any:
     """An environment of any dialect with the hooks of ours."""
+    installed = _installed()
+    if installed is not None and isinstance(environment, installed):
+        from envsdk.installed import hosted_form as hosted_form_of_installed
+
+        return hosted_form_of_installed(environment)
     theirs = sys.modules.get("envsdk.verifiers.environments")
     if theirs is None or not isinstance(environment, theirs.Environment):
         return environment
@@ -63,12 +68,23 @@ def environment_types() -> tuple[type, ...]:
     found = [theirs[name] for name in names if isinstance(theirs.get(name), type)]
     if verifiers := sys.modules.get("envsdk.verifiers.environments"):
         found.append(verifiers.Environment)
+    if installed := _installed():
+        found.append(installed)
     return tuple(dict.fromkeys([EnvironmentSingleTurn, EnvironmentMultiTurn, *found]))
 
 
 def multi_turn_types() -> tuple[type, ...]:
     """Those of them that take several turns."""
     return tuple(kind for kind in environment_types() if kind.__name__ == "EnvironmentMultiTurn")
+
+
+def _installed() -> type | None:
+    """The `Environment` of a real `verifiers` package that is loaded."""
+    if "verifiers" not in sys.modules:
+        return None
+    from envsdk.installed import environment_type
+
+    return environment_type()
 
 
 class _Verifiers:

@@ -64,7 +64,8 @@ class Episodes:
         episode.transcript.append({"role": "assistant", "content": text})
         episode.scored.append({"role": "assistant", "content": answer})
         episode.num_turns, episode.answer = episode.num_turns + 1, answer
-        result = self._environment.step_episode(episode.example, list(episode.transcript), text)
+        said = answer if getattr(self._environment, "takes_answers", False) else text
+        result = self._environment.step_episode(episode.example, list(episode.transcript), said)
         if not (hasattr(result, "done") and hasattr(result, "final_response_text")):
             raise NoRewardError(f"step_episode gave a {type(result).__name__}, wanted an EnvironmentStepResult")
         messages = _messages(result.messages)
@@ -89,7 +90,10 @@ class Episodes:
         return {"verdicts": [self._verdict(partial(_same, result)) for result in results]}
 
     def play(self, words: Iterable[Word], tell: Tell, at_once: int) -> None:
-        """Answer word after word, up to `at_once` side by side, or one by one on this thread."""
+        """Answer word after word, up to `at_once` side by side, or one by one on this thread.
+
+        An environment that has a use for this thread itself takes it through `run_beside(work)`.
+        """
 
         methods: dict[str, Callable[..., dict[str, Any]]]
         methods = {"start": self.start, "step": self.step, "score": self.score}
@@ -101,15 +105,23 @@ class Episodes:
                 told = {"fault": fault(error, self._hosted.folder)}
             tell(number, told)
 
-        if at_once <= 1:
+        def one_by_one() -> None:
             for word in words:
                 answer(*word)
-            return
-        from concurrent.futures import ThreadPoolExecutor  # loaded where it is used: it costs every fork
 
-        with ThreadPoolExecutor(at_once) as pool:
-            for word in words:
-                pool.submit(answer, *word)
+        def side_by_side() -> None:
+            from concurrent.futures import ThreadPoolExecutor  # loaded where it is used: it costs every fork
+
+            with ThreadPoolExecutor(at_once) as pool:
+                for word in words:
+                    pool.submit(answer, *word)
+
+        work = one_by_one if at_once <= 1 else side_by_side
+        beside = getattr(self._environment, "run_beside", None)
+        if beside:
+            beside(work)
+        else:
+            work()
 
     def _final(self, final: str, text: str, answer: str, prompt_opened: bool) -> str:
         """What a step declared to be the response, without thoughts, and knowing those of its turn."""

@@ -1,40 +1,23 @@
 """Classic environments earn here what they earn with the real package."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
-VENV = HERE.parents[2] / "bench" / ".venvs" / "verifiers-0.3.1"
-
-
-@pytest.fixture(scope="module")
-def real_python() -> str:
-    """An interpreter with the real package, installed once."""
-    python = VENV / "bin" / "python"
-    if not (VENV / "ready").exists():
-        for command in (
-            [sys.executable, "-m", "venv", str(VENV)],
-            [str(python), "-m", "pip", "install", "-q", "verifiers==0.3.1"],
-        ):
-            made = subprocess.run(command, capture_output=True, text=True, timeout=600)
-            if made.returncode:
-                pytest.skip(f"verifiers==0.3.1 cannot be installed: {made.stderr.strip().splitlines()[-1:]}")
-        (VENV / "ready").touch()
-    return str(python)
+ROOT = HERE.parents[2]
 
 
 @pytest.mark.slow
-def test_classic_environments_earn_what_they_earn_with_the_real_package(real_python: str, endpoint: Any) -> None:
-    theirs, ours = told(real_python, endpoint.url), told(sys.executable, endpoint.url)
+def test_classic_environments_earn_what_they_earn_with_the_real_package(
+    python_with: Callable[[str], str], told_by: Callable[..., Any], endpoint: Any
+) -> None:
+    theirs = told_by(python_with("0.3.1"), HERE / "classic.py", endpoint.url)
+    ours = told_by(sys.executable, HERE / "classic.py", endpoint.url, path=(ROOT,))
 
     assert theirs.keys() == ours.keys()
     for case, rollouts in theirs.items():
@@ -51,33 +34,6 @@ def test_classic_environments_earn_what_they_earn_with_the_real_package(real_pyt
 
 def metric(rollout: dict[str, Any], name: str) -> float:
     return sum(value for key, value in rollout["metrics"].items() if key in (name, f"{name}_2"))
-
-
-def told(python: str, url: str) -> dict[str, list[dict[str, Any]]]:
-    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-    path = {"PYTHONPATH": str(HERE.parents[2])} if python == sys.executable else {}
-    # Into files, and in a process group of its own: the real package's workers outlive it, and hold its pipes open.
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
-        ran = subprocess.Popen(
-            [python, str(HERE / "classic.py"), url],
-            stdout=said,
-            stderr=complained,
-            env={**kept, **path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-            cwd=HERE,
-            start_new_session=True,
-        )
-        try:
-            ran.wait(120)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(ran.pid, signal.SIGKILL)
-            ran.wait()
-        for file in (said, complained):
-            file.seek(0)
-        lines = [line for line in said.read().decode().splitlines() if line.startswith("TOLD ")]
-        assert lines, complained.read().decode()[-3000:]
-    found: dict[str, list[dict[str, Any]]] = json.loads(lines[0][5:])
-    return found
 
 
 def in_order(rollouts: list[dict[str, Any]]) -> list[dict[str, Any]]:
