@@ -143,6 +143,15 @@ async def test_other_requirements_are_another_set(sets: RequirementSets, index: 
     assert ("'1.0'" in (old / "greeting.py").read_text(), "'2.0'" in (new / "greeting.py").read_text()) == (True, True)
 
 
+async def test_what_is_no_requirement_reaches_no_installer(
+    sets: RequirementSets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Installer, "found", lambda: pytest.fail("asked for an installer"))
+
+    with pytest.raises(InstallFailed, match="names '--index-url=https://evil.example', which is an option"):
+        await sets.folder(["greeting", "--index-url=https://evil.example"])
+
+
 async def test_no_requirements_are_no_set(sets: RequirementSets) -> None:
     assert await sets.folder([]) is None
 
