@@ -60,11 +60,16 @@ def main() -> None:
             found[in_flight] = interleaved(given.rounds, sides)
         with peak_rss_mib(parts["flash"].pid) as peak:
             large = {in_flight: play(parts["flash"], given.large, in_flight) for in_flight in IN_FLIGHT}
-    tell(given, found, large, peak[0])
+        classic = play(parts["flash, its dialect"], given.large, IN_FLIGHT[-1])
+    tell(given, found, large, classic, peak[0])
 
 
 def tell(
-    given: argparse.Namespace, found: dict[int, dict[str, list[Played]]], large: dict[int, Played], rss_mib: float
+    given: argparse.Namespace,
+    found: dict[int, dict[str, list[Played]]],
+    large: dict[int, Played],
+    classic: Played,
+    rss_mib: float,
 ) -> None:
     rows = [
         (
@@ -80,6 +85,10 @@ def tell(
         (f"flash, {in_flight} in flight", f"{p.per_s:,.0f}", f"{p.cpu_ms:.2f}", f"{p.rollouts:,}")
         for in_flight, p in large.items()
     ]
+    rows.append(
+        (f"flash, its dialect, {IN_FLIGHT[-1]} in flight", f"{classic.per_s:,.0f}", f"{classic.cpu_ms:.2f}",
+         f"{classic.rollouts:,}")
+    )  # fmt: skip
     show(f"evaluating, median of {given.rounds}", ["side", "rollouts/s", "CPU ms each", "rollouts"], rows)
     ratios = {
         f"ratio_{in_flight}": median_ratio((p.per_s for p in sides["flash"]), (p.per_s for p in sides["verifiers"]))
@@ -88,7 +97,8 @@ def tell(
     flat = large[IN_FLIGHT[-1]].cpu_ms / large[IN_FLIGHT[0]].cpu_ms
     print(f"memory: {rss_mib:.0f} MiB; CPU at {IN_FLIGHT[-1]} in flight over {IN_FLIGHT[0]}: {flat:.2f}")
     worst_ms = max(p.cpu_ms for p in large.values())
-    print(last_line("eval", **ratios, cpu_ms_per_rollout=worst_ms, rss_mib=rss_mib))
+    figures = {"cpu_ms_per_rollout": worst_ms, "cpu_ms_per_rollout_classic": classic.cpu_ms, "rss_mib": rss_mib}
+    print(last_line("eval", **ratios, **figures))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -109,11 +119,15 @@ def start(stack: ExitStack, count: int) -> dict[str, Part]:
         stack.callback(started.stop)
         return started
 
+    def ours(task: str) -> list[str]:
+        return python("bench.eval_parts", url, str(count), task, interpreter=sys.executable)
+
     url = part("endpoint", python("bench.instant")).ready["url"]
     peer = verifiers.interpreter()
     few = str(2 * max(IN_FLIGHT))
     return {
-        "flash": part("flash", python("bench.eval_parts", url, str(count), interpreter=sys.executable)),
+        "flash": part("flash", ours("echo")),
+        "flash, its dialect": part("classic", ours("echo_classic")),
         "verifiers": part("verifiers", python("bench.peers.verifiers", "evaluate", url, few, interpreter=peer)),
         "aiohttp": part("aiohttp", python("bench.peers.verifiers", "aiohttp", url, few, interpreter=peer)),
     }

@@ -1,4 +1,4 @@
-"""Our side of `bench.eval`: `python -m bench.eval_parts URL COUNT` plays `bench/echo` as `flash env eval --url` does.
+"""Our side of `bench.eval`: `python -m bench.eval_parts URL COUNT TASK` plays `bench/TASK` as `flash env eval` does.
 
 The host is the real one, every row is saved, and the progress is counted; only the bar is not drawn.
 """
@@ -19,8 +19,8 @@ from cli.results import Header, Row, Saved, Tally
 from flash.host import Host, HostSpec, Limits
 
 
-async def main(url: str, count: int) -> None:
-    spec = HostSpec(folder=ROOT / "bench" / "echo", params={"count": count}, limits=Limits(slots=SLOTS))
+async def main(url: str, count: int, task: str) -> None:
+    spec = HostSpec(folder=ROOT / "bench" / task, params={"count": count}, limits=Limits(slots=SLOTS))
     host = await Host.start(spec)
 
     async def play(rollouts: int, concurrency: int) -> dict[str, Any]:
@@ -56,5 +56,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="bench.eval_parts", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("count", type=int)
+    parser.add_argument("task")
     given = parser.parse_args()
-    asyncio.run(main(given.url, given.count))
+    asyncio.run(main(given.url, given.count, given.task))

@@ -4,11 +4,9 @@ Rewards are the rubric's, its functions are metrics, and what a function raises 
 """
 
 import asyncio
-import os
-import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -25,6 +23,7 @@ from envsdk.verifiers.parsers import Parser, ThinkParser, XMLParser
 from envsdk.verifiers.rubrics import another
 from envsdk.verifiers.states import State, read_info
 from envsdk.verifiers.turns import num_calls, shown, told, turn
+from envsdk.verifiers.waiting import Beside, wait, wait_all
 
 _NO_LIMIT = 1_000
 """Turns of an environment that sets no limit of its own."""
@@ -164,11 +163,11 @@ class SingleTurn(_Form, EnvironmentSingleTurn):
             state = await self.author.begin(self._row(example))
             return state, await self._first_prompt(state)
 
-        state, prompt = asyncio.run(begun())
+        state, prompt = wait(begun())
         return self._opening(state, prompt, prompt_text)
 
     def score_response(self, example: TaskExample, response_text: str) -> RewardResult:
-        return asyncio.run(self._score_one(example, response_text))
+        return wait(self._score_one(example, response_text))
 
     def score_each(self, example: TaskExample, texts: Sequence[str], tell: Tell) -> None:
         """What each answer earned, or raised, told as it is known.
@@ -176,26 +175,24 @@ class SingleTurn(_Form, EnvironmentSingleTurn):
         On this thread, where functions that are not async run one after another; what they await, they await together.
         """
 
-        async def score(index: int, slots: asyncio.Semaphore) -> None:
+        slots = asyncio.Semaphore(max(1, self.max_score_concurrency))
+
+        async def score(index: int, text: str) -> None:
             async with slots:
                 began = time.perf_counter()
                 try:
-                    result: Any = await self._score_one(example, texts[index])
+                    result: Any = await self._score_one(example, text)
                 except (Exception, SystemExit) as error:
                     result = error
             tell(index, result, time.perf_counter() - began)
 
-        async def score_all() -> None:
-            slots = asyncio.Semaphore(max(1, self.max_score_concurrency))
-            await asyncio.gather(*(score(index, slots) for index in range(len(texts))))
-
-        asyncio.run(score_all())
+        wait_all(score(index, text) for index, text in enumerate(texts))
 
     def _score_group(self, example: TaskExample, texts: Sequence[str]) -> list[Any]:
         async def score() -> list[Any]:
             return await self._scored_together([await self._played(example, text) for text in texts])
 
-        return asyncio.run(score())
+        return wait(score())
 
     async def _score_one(self, example: TaskExample, text: str) -> RewardResult:
         return await self._scored(await self._played(example, text))
@@ -223,7 +220,8 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
         self._states: dict[str, tuple[State, Messages]] = {}
         """With what the policy is to answer next."""
         self._episode_of: dict[int, str] = {}
-        self._loop, self._owner, self._starting = asyncio.new_event_loop(), 0, threading.Lock()
+        self._beside = Beside(together=env.max_score_concurrency > 1)
+        """What a state holds may be bound to a loop, so there is one for all."""
         if env.rubric.has_group_rewards:
             vars(self)["score_episodes"] = self._score_group  # says that episodes are compared
 
@@ -235,7 +233,7 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
                 raise state.get("error") or ValueError(f"the episode ends at once: {state['stop_condition']}")
             return state, prompt
 
-        state, prompt = self._wait(begun())
+        state, prompt = self._beside.wait(begun())
         episode = state["trajectory_id"]
         self._states[episode], self._episode_of[id(example)] = (state, prompt), episode
         weakref.finalize(example, self._forget, id(example), episode).atexit = False
@@ -259,7 +257,7 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
                 raise state["error"]
             return following
 
-        following, said = self._wait(step()), [*prompt, reply]
+        following, said = self._beside.wait(step()), [*prompt, reply]
         if following is None:
             final = as_messages(state.get("final_env_response") or [], "final_env_response")
             return EnvironmentStepResult(done=True, messages=tuple(told(final)), metadata={_EPISODE: episode})
@@ -272,7 +270,7 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
         return EnvironmentStepResult(done=False, messages=tuple(new), metadata={_EPISODE: episode})
 
     def score_episode(self, example: TaskExample, episode: EnvironmentEpisode) -> RewardResult:
-        result: RewardResult = self._wait(self._score_one(self._finished(example, episode)))
+        result: RewardResult = self._beside.wait(self._score_one(self._finished(example, episode)))
         return result
 
     def _score_group(self, example: TaskExample, episodes: Sequence[EnvironmentEpisode]) -> list[Any]:
@@ -283,7 +281,7 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
                 await self.author.finish(state)
             return await self._scored_together(states)
 
-        results: list[Any] = self._wait(score())
+        results: list[Any] = self._beside.wait(score())
         return results
 
     async def _score_one(self, state: State) -> RewardResult:
@@ -312,31 +310,6 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
     def _forget(self, of: int, episode: str) -> None:
         self._episode_of.pop(of, None)
         self._states.pop(episode, None)
-
-    def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """The result, from a loop that lasts as long as this process: what a state holds may be bound to it.
-
-        Its thread is its own, so that episodes await together; with `max_score_concurrency` 1 it is the caller's.
-        """
-
-        async def settled() -> tuple[Any, BaseException | None]:
-            try:
-                return await work, None
-            except (Exception, SystemExit) as error:  # SystemExit would end the loop
-                return None, error
-
-        with self._starting:
-            if self._owner != os.getpid():
-                self._owner, self._loop = os.getpid(), asyncio.new_event_loop()
-                if self.max_score_concurrency > 1:
-                    threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        if self.max_score_concurrency > 1:
-            value, error = asyncio.run_coroutine_threadsafe(settled(), self._loop).result()
-        else:
-            value, error = self._loop.run_until_complete(settled())
-        if error is not None:
-            raise error
-        return value
 
 
 class _Examples(Sequence[TaskExample]):

@@ -13,6 +13,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import CoroutineType
 from typing import Any, get_origin
 
 from envsdk.verifiers.errors import RewardError
@@ -22,6 +23,8 @@ from envsdk.verifiers.states import ROW_FIELDS, State
 
 RewardFunc = Callable[..., Any]
 
+_SETTLED = frozenset({float, int, bool, str, list, dict, type(None), State})
+"""Kinds of values that need no look: `inspect.isawaitable` takes longer than most reward functions."""
 _PLURALS = {
     "states": "state", "prompts": "prompt", "completions": "completion", "answers": "answer", "tasks": "task",
     "infos": "info",
@@ -257,13 +260,16 @@ async def call(func: Callable[..., Any], objects: Mapping[str, Any], name: str =
             f"{name or name_of(func)} asks for {', '.join(missing)}, which nobody provides; there are "
             f"{', '.join(sorted(objects))}"
         )
-    given = objects if asks.everything else {key: value for key, value in objects.items() if key in asks.names}
+    given = objects if asks.everything else {name: objects[name] for name in asks.names if name in objects}
     return await settled(func(**given))
 
 
 async def settled(value: Any) -> Any:
     """The value, awaited if it is to be."""
-    return await value if inspect.isawaitable(value) else value
+    kind = type(value)
+    if kind is CoroutineType:
+        return await value
+    return await value if kind not in _SETTLED and inspect.isawaitable(value) else value
 
 
 def reward_number(value: Any, name: str) -> float:
