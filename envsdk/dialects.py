@@ -98,7 +98,7 @@ class _Verifiers:
     ) -> ModuleSpec | None:
         if fullname not in _VERIFIERS or (fullname != "verifiers" and not self._is_ours()):
             return None
-        return ModuleSpec(fullname, cast(Any, self), is_package=True)
+        return ModuleSpec(fullname, cast("Any", self), is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None

@@ -12,7 +12,8 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -90,16 +91,20 @@ class Packed:
 def pack(path: Path, limits: ArchiveLimits = ArchiveLimits()) -> Packed:
     """Pack a folder with an `environment.py`, or a single Python file as one.
 
+    A package as `verifiers` has them, whose `load_environment()` is in the module that its pyproject.toml names, gets
+    an `environment.py` that imports it from there.
     Raises EnvironmentFault for what must not travel (links, special files, secrets) where a file would otherwise have
     been included, for a folder without `environment.py`, and over a limit.
     """
     files, left_out = _chosen(path)
-    if ENTRY not in files:
-        raise EnvironmentFault(f"{path} has no {ENTRY}, which defines load_environment()")
+    module = "" if ENTRY in files else _module_named(path, files)
     if len(files) > limits.members:
         raise EnvironmentFault(f"{path} has {len(files)} files, at most {limits.members} can be packed")
     _check_size(sum(file.stat().st_size for file in files.values()), limits)
-    contents = {name: _content(name, files[name]) for name in sorted(files)}
+    contents = {name: _content(name, file) for name, file in files.items()}
+    if module:
+        contents[ENTRY] = f"from {module} import load_environment as load_environment\n".encode()
+    contents = dict(sorted(contents.items()))
     _check_size(sum(map(len, contents.values())), limits)
     data = zstandard.ZstdCompressor(level=_LEVEL).compress(_tar(contents))
     if len(data) > limits.packed_bytes:
@@ -157,6 +162,19 @@ def _chosen(path: Path) -> tuple[dict[str, Path], list[LeftOut]]:
             _refuse_odd(entry, path)
             files[entry.name] = entry
     return files, left_out
+
+
+def _module_named(folder: Path, files: Mapping[str, Path]) -> str:
+    """The module of this folder that is named like its project. Raises EnvironmentFault where there is none."""
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        module = str(project["project"]["name"]).replace("-", "_")
+    except (OSError, ValueError, KeyError, TypeError):
+        module = ""
+    if not module.isidentifier() or not {f"{module}.py", f"{module}/__init__.py"} & files.keys():
+        named = f", nor a {module}.py, as its pyproject.toml would have it" if module else ""
+        raise EnvironmentFault(f"{folder} has no {ENTRY}, which defines load_environment(){named}")
+    return module
 
 
 def _reason_to_leave(entry: Path) -> str:

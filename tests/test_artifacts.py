@@ -152,6 +152,31 @@ def test_a_folder_without_an_entry_cannot_be_packed(tmp_path: Path) -> None:
         pack(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("place", ["my_task.py", "my_task/__init__.py"])
+def test_a_package_named_in_its_pyproject_is_entered_through_the_module_of_that_name(
+    tmp_path: Path, place: str
+) -> None:
+    folder = tmp_path / "task"
+    (folder / place).parent.mkdir(parents=True)
+    (folder / place).write_text("def load_environment(): return 7\n")
+    (folder / "pyproject.toml").write_text('[project]\nname = "my-task"\n')
+
+    packed = pack(folder)
+    unpack(packed.data, tmp_path / "out", packed.digest)
+
+    said = (tmp_path / "out" / "environment.py").read_text()
+    assert said == "from my_task import load_environment as load_environment\n"
+    assert pack(folder).digest == packed.digest
+
+
+def test_a_package_without_the_module_that_it_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "my-task"\n')
+
+    with pytest.raises(EnvironmentFault, match=r"nor a my_task\.py"):
+        pack(tmp_path)
+
+
 def test_an_archive_with_another_digest_is_damaged(tmp_path: Path) -> None:
     data, _ = archive()
 
