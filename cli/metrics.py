@@ -54,6 +54,8 @@ def evaluation(summary: Mapping[str, Any]) -> list[str]:
     rollouts, faults = summary.get("rollouts", 0), summary.get("faults", 0)
     kinds = ", ".join(f"{count} {kind}" for kind, count in (summary.get("faults_by_kind") or {}).items())
     lines.append(f"Faults: {faults} of {rollouts} rollouts" + (f" ({kinds})" if kinds else ""))
+    if summary.get("error_rate"):
+        lines.append(f"Errors that the environment tells of: {percent(summary['error_rate'])}")
     if summary.get("truncated") is not None:
         lines.append(f"Truncated: {percent(summary['truncated'])}")
     if summary.get("completion_tokens") is not None:

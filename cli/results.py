@@ -115,6 +115,8 @@ class Tally:
     completion_tokens: int = 0
     reward: Sums = field(default_factory=Sums)
     success: Sums = field(default_factory=Sums)
+    errors: int = 0
+    """Rollouts that were scored, and of which the environment says that something went wrong."""
     metrics: dict[str, Sums] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     """How many of each kind."""
@@ -134,6 +136,7 @@ class Tally:
             self._fault(row.fault)
             return
         self.score_s.append(row.score_s)
+        self.errors += row.error is not None
         if row.reward is not None:
             self.reward.add(row.reward)
         if row.success is not None:
@@ -155,6 +158,7 @@ class Tally:
             "faults": sum(self.faults.values()),
             "faults_by_kind": dict(sorted(self.faults.items())),
             "success": self.success.mean,
+            "error_rate": self.errors / len(self.score_s) if self.score_s else None,
             "pass_at": {str(k): share for k, share in pass_at(self.tried.values()).items()},
             "truncated": self.truncated / self.rollouts if self.rollouts else 0.0,
             "prompt_tokens": self.prompt_tokens / self.rollouts if self.rollouts else None,

@@ -22,7 +22,8 @@ MOST_SAMPLES = 3
 def of_groups(groups: Sequence[GroupScored], batch: GroupBatch, step: int) -> dict[str, float]:
     """What the groups of a step say about the policy that played them.
 
-    `reward` and `success` are over rollouts without a fault; `reward_std` is the population's, within groups, averaged
+    `reward` and `success` are over rollouts without a fault, and so is `error_rate`, the share of those of which the
+    environment itself says that something went wrong; `reward_std` is the population's, within groups, averaged
     over them; `lag` is how many updates older than the step's own policy (version `step - 1`) the sampler's was.
     """
     rewards_of = [[reward for reward in rewards(group) if reward is not None] for group in groups]
@@ -33,10 +34,12 @@ def of_groups(groups: Sequence[GroupScored], batch: GroupBatch, step: int) -> di
         **_mean("reward", known),
         **_mean("reward_std", [pstdev(rewards_G) for rewards_G in rewards_of if rewards_G]),
         **_mean("success", (v.success for group in groups for v in group.verdicts if v.success is not None)),
+        **_mean("error_rate", (v.error is not None for group in groups for v in group.verdicts if v.fault is None)),
         **_mean("frac_zero_std", [is_flat(rewards(group)) for group in groups]),
         **_mean("comp_len", [sum(rollout.mask) for rollout in played]),
         **_mean("turns", [len(rollout.turns) for rollout in played if rollout.turns]),
         **_mean("turn_len", [turn.tokens for rollout in played for turn in rollout.turns]),
+        **_mean("think_len", (r.thinking_tokens for r in played if r.thinking_tokens is not None)),
         **_mean("trunc", [rollout.finish_reason == "length" for rollout in played]),
         **_mean("lag", [step - 1 - group.policy.version for group in groups]),
         "advantage_min": min(advantages, default=0.0),

@@ -42,6 +42,8 @@ class Tally:
     truncated: int = 0
     reward: Sums = Sums()
     success: Sums = Sums()
+    errors: Sums = Sums()
+    """Whether the environment says of a rollout that it scored that something went wrong."""
     completion_tokens: Sums = Sums()
     metrics: Mapping[str, Sums] = field(default_factory=dict)
 
@@ -58,6 +60,7 @@ class Tally:
             truncated=self.truncated + sum(rollout.finish_reason == "length" for rollout in rollouts),
             reward=self.reward.plus(v.reward for v in verdicts if v.reward is not None),
             success=self.success.plus(float(v.success) for v in verdicts if v.success is not None),
+            errors=self.errors.plus(float(v.error is not None) for v in verdicts if v.fault is None),
             completion_tokens=self.completion_tokens.plus(len(rollout.token_ids) / 4 for rollout in rollouts),
             metrics=metrics,
         )
@@ -71,6 +74,7 @@ class Tally:
             "rollouts": self.rollouts,
             "faults": self.faults,
             "success": self.success.mean,
+            "error_rate": self.errors.mean,
             "truncated": self.truncated / self.rollouts if self.rollouts else 0.0,
             "completion_tokens": self.completion_tokens.mean,
             "metrics": {name: {"mean": sums.mean, "std": sums.std} for name, sums in sorted(self.metrics.items())},

@@ -33,7 +33,7 @@ def test_a_curve_rises_with_its_values_and_averages_what_does_not_fit() -> None:
 def test_an_evaluation_is_told_line_by_line() -> None:
     summary = {
         "reward": 0.725, "reward_std": 0.154, "rollouts": 30, "faults": 2, "success": 0.5, "truncated": 0.1,
-        "completion_tokens": 42.25, "metrics": {"exact": {"mean": 0.5, "std": 0.5}},
+        "completion_tokens": 42.25, "metrics": {"exact": {"mean": 0.5, "std": 0.5}}, "error_rate": 0.25,
     }  # fmt: skip
 
     assert evaluation(summary) == [
@@ -41,6 +41,7 @@ def test_an_evaluation_is_told_line_by_line() -> None:
         "Success: 50.0%",
         "exact: 0.50 ± 0.50",
         "Faults: 2 of 30 rollouts",
+        "Errors that the environment tells of: 25.0%",
         "Truncated: 10.0%",
         "Tokens per answer: 42.2",
     ]

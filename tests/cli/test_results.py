@@ -36,7 +36,7 @@ def test_a_tally_is_counted_by_hand() -> None:
     tally = Tally()
     for found in (
         row(0, 0, 1.0, metrics={"exact": 1.0}, completion_tokens=4, finish_reason="length"),
-        row(0, 1, 0.0, metrics={"exact": 0.0}, completion_tokens=2),
+        row(0, 1, 0.0, metrics={"exact": 0.0}, completion_tokens=2, error="no file"),
         row(1, 0, None, fault=fault()),
         row(1, 1, None, fault=fault()),
     ):
@@ -45,6 +45,7 @@ def test_a_tally_is_counted_by_hand() -> None:
     summary = tally.summary(took_s=2.0)
 
     assert (summary["reward"], summary["reward_std"], summary["success"]) == (0.5, 0.5, 0.5)
+    assert summary["error_rate"] == 0.5
     assert (summary["rollouts"], summary["faults"], summary["faults_by_kind"]) == (4, 2, {"raised": 2})
     assert summary["metrics"] == {"exact": {"mean": 0.5, "std": 0.5}}
     assert summary["pass_at"] == {"1": 0.5, "2": 1.0}

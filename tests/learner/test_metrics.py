@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from flash.contracts.groups import GroupScored
 from flash.contracts.packing import pack_floats, pack_ids
-from flash.contracts.values import Example, PolicyRef, Rollout, Turn, Verdict
+from flash.contracts.values import Example, Fault, PolicyRef, Rollout, Turn, Verdict
 from services.learner import metrics
 from services.learner.batch import group_batch
 
@@ -37,6 +38,15 @@ def test_turns_are_counted_and_only_the_policys_tokens_are_long() -> None:
     figures = of(group(([2, 4], 1.0, {}), ([3], 0.0, {})))
 
     assert (figures["turns"], figures["turn_len"], figures["comp_len"]) == (1.5, 3.0, 4.5)
+
+
+def test_a_score_that_comes_with_an_error_counts_and_so_does_the_error() -> None:
+    scored = group(([1], 1.0, {}), ([1], 0.0, {}), ([1], 0.0, {}))
+    with_error, faulted = Verdict(reward=0.0, error="no file"), Verdict(fault=Fault(kind="raised", message="x"))
+
+    figures = of(msgspec.structs.replace(scored, verdicts=[scored.verdicts[0], with_error, faulted]))
+
+    assert (figures["reward"], figures["error_rate"]) == (0.5, 0.5)
 
 
 def test_what_each_turn_was_worth_is_averaged_over_the_rollouts_that_came_so_far() -> None:
