@@ -192,7 +192,7 @@ async def test_each_deed_of_the_table_is_the_fault_that_it_says(host_of: StartHo
     host = await host_of(SINGLE)
     (deeds,) = tables("environments-scoring.md", "Faults")
 
-    verdicts = await host.score(EXAMPLE, [deed for deed, _ in deeds], deadline_s=2.0)
+    verdicts = await host.score(EXAMPLE, [deed for deed, _ in deeds], deadline_s=5.0)
 
     assert len(deeds) == 11
     assert [verdict.fault and verdict.fault.kind for verdict in verdicts] == [kind for _, kind in deeds]
@@ -240,6 +240,17 @@ async def test_what_is_kept_stays_as_long_as_the_table_says(host_of: StartHost, 
         assert bool(following.reward) == next_one
     both = {(True, True): "yes", (False, False): "no", (True, False): "later turns, not the score"}
     assert [told(answers), both[later, bool(verdict.reward)], told(next_one)] == rows[place]
+
+
+async def test_what_stays_for_a_group_is_a_cache_and_no_more(host_of: StartHost) -> None:
+    host = await host_of(KEEPING)
+
+    cut_short = await host.score(EXAMPLE, ["do self.x = 1", "do os._exit(3)", "= hasattr(self, 'x')"], deadline_s=10.0)
+    groups = [(EXAMPLE, ["do self.x = 1"]), (EXAMPLE, ["= hasattr(self, 'x')"])]
+    shared = await host.score_groups(groups, deadline_s=10.0)
+
+    assert [verdict.reward for verdict in cut_short] == [0.0, None, 0.0]
+    assert shared[1][0].reward == 1.0
 
 
 async def test_nothing_goes_from_the_opening_to_the_score_of_a_single_turn(host_of: StartHost) -> None:
