@@ -105,7 +105,7 @@ async def test_a_judge_that_is_down_is_a_fault_and_never_a_zero(unused_tcp_port:
     assert of_junk.reward == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_policy_learns_what_the_judge_likes(judge: Judge, published: Callable[..., Any]) -> None:
     project = published("judge", swap=("http://127.0.0.1:8123/v1", judge.url))
     sft = project.train("configs/sft.toml")
