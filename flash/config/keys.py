@@ -77,6 +77,8 @@ class GrpoTrain(Train):
     kl_penalty_coef: float = Field(0.0, ge=0)
     advantage_clip: float = Field(0.0, ge=0)
     """Recorded, no effect: the ratio is clipped, not the advantage."""
+    thinking_length_penalty_coef: float = Field(0.0, ge=0, le=1)
+    """What each token of a thought takes from the reward: reward -= coef × tokens inside the think span."""
     stop_sequences: Annotated[list[str], BeforeValidator(_one_or_many)] = []
     """One text is one stop sequence."""
     max_lag: int = Field(1, ge=0)

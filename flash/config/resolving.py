@@ -75,6 +75,7 @@ def resolve(
             steps=train.steps,
             kl_penalty_coef=train.kl_penalty_coef,
             advantage_clip=train.advantage_clip,
+            thinking_length_penalty_coef=train.thinking_length_penalty_coef,
             max_lag=train.max_lag,
             loss=train.loss,
             importance_correction=train.importance_correction,

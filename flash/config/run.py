@@ -114,6 +114,11 @@ def _unservable(config: RunConfig, model_card: ModelCard) -> Iterable[str]:
         yield f"thinking is true, but {config.model} does not reason: set it to false"
     if not config.thinking and model_card.thinking == "always":
         yield f"thinking is false, but {config.model} always reasons: set it to true"
+    if isinstance(train, GrpoTrain) and train.thinking_length_penalty_coef and not config.thinking:
+        yield (
+            f"train.thinking_length_penalty_coef is {train.thinking_length_penalty_coef:g}, but thinking is false, so "
+            "there are no thoughts to shorten: set thinking = true or leave it out"
+        )
     if train.lora_rank is not None and train.lora_rank > model_card.max_lora_rank:
         yield f"train.lora_rank is {train.lora_rank}, which exceeds {config.model}'s serving " + (
             f"max_lora_rank={model_card.max_lora_rank}"

@@ -46,6 +46,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     kl_penalty_coef: float = 0.0
     advantage_clip: float = 0.0
     """Recorded, no effect."""
+    thinking_length_penalty_coef: float = 0.0
+    """What each token of a thought takes from the reward."""
     max_lag: int = 1
     loss: Literal["dr_grpo"] = "dr_grpo"
     importance_correction: Literal["truncate", "none"] = "truncate"

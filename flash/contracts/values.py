@@ -90,6 +90,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """What followed the opening of an episode: the policy's turns, the environment's, those of tools."""
     turns: list[Turn] = []
     """The policy's turns of an episode."""
+    thinking_tokens: int | None = None
+    """How many tokens it thought, think tags not counted; None where the run does not think."""
     fault: Fault | None = None
 
 

@@ -30,6 +30,7 @@ from flash.errors import BusError, FlashError, NobodyAnswers, NotFound, Unanswer
 from services.rollout.engines import Adapter, Engine, GenerationFailed, Sample, SampleRequest
 from services.rollout.prompts import Prompt
 from services.rollout.seeds import rollout_seed
+from services.rollout.thoughts import thinking_tokens
 
 RESTARTS = 3
 """How often a lost episode begins anew before it is a fault."""
@@ -80,6 +81,8 @@ class _Episode:
     num_opening: int = 0
     turns: list[Turn] = field(default_factory=list)
     finish_reason: Literal["stop", "length"] = "stop"
+    thought: int | None = None
+    """Tokens of its thoughts so far; None where the run does not think."""
     verdict: Verdict | None = None
 
     def shown(self) -> tuple[int, ...]:
@@ -197,6 +200,10 @@ class EpisodePlayer:
                 began, turn = self._clock(), len(episode.turns)
                 [sample] = await self._engine.sample(group.request(episode.shown(), episode.index, turn))
                 episode.act(sample)
+                if thinking:
+                    closed = sample.finish_reason == "stop"
+                    thought = thinking_tokens(sample.token_ids, episode.prompt.marks, opened=opened, closed=closed)
+                    episode.thought = (episode.thought or 0) + thought
                 step = EpisodeStep(
                     replica=held.replica, episodes=held.episodes, index=place, turn=turn, text=sample.text,
                     prompt_opened=opened,
@@ -312,6 +319,7 @@ def _rollout(episode: _Episode, num_shared: int, fault: Fault | None) -> Rollout
         finish_reason="fault" if failed else episode.finish_reason,
         messages=episode.messages[episode.num_opening :],
         turns=episode.turns,
+        thinking_tokens=episode.thought,
         fault=fault if failed else None,
     )
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from flash.contracts.values import Message
 from flash.models.rendering import following_ids, prompt_ids
+from services.rollout.thoughts import Marks
 
 _LAST_TOKENS = 16
 """Enough to hold `<think>` and the white space behind it, however they are cut into tokens."""
@@ -18,6 +20,7 @@ class Prompt:
     ids: tuple[int, ...]
     opened: bool = False
     """It ends inside a `<think>`, so that what the policy writes begins with a thought."""
+    marks: Marks = ((), ())
 
 
 def render(tokenizer: Any, messages: Sequence[Message], thinking: bool) -> Prompt:
@@ -33,4 +36,10 @@ def follow(
 
 def _prompt(tokenizer: Any, ids: Sequence[int]) -> Prompt:
     end = str(tokenizer.decode(ids[-_LAST_TOKENS:]))
-    return Prompt(tuple(ids), end.rstrip().endswith("<think>"))
+    return Prompt(tuple(ids), end.rstrip().endswith("<think>"), _marks(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _marks(tokenizer: Any) -> Marks:
+    begin, end = (tokenizer(mark, add_special_tokens=False)["input_ids"] for mark in ("<think>", "</think>"))
+    return tuple(begin), tuple(end)

@@ -27,6 +27,7 @@ from services.rollout.prompts import Prompt
 from services.rollout.runs import RunKey, Runs, run_key
 from services.rollout.seeds import rollout_seed
 from services.rollout.settings import Settings
+from services.rollout.thoughts import thinking_tokens
 
 ENDS: tuple[type[RunEvent], ...] = (RunCancelRequested, RunCancelled, RunFailed, RunCompleted)
 
@@ -159,7 +160,7 @@ class Player:
             samples = await self._engine.sample(sample_request(spec, event, prompt, adapter))
         except (GenerationFailed, ValueError) as error:
             return PlayedGroup(prompt, [_faulted(str(error))] * sampling.group_size, [])
-        return PlayedGroup(prompt, [rollout_of(sample) for sample in samples], [])
+        return PlayedGroup(prompt, [rollout_of(sample, prompt if spec.thinking else None) for sample in samples], [])
 
     async def _while_wanted(self, event: GroupRequested, work: Coroutine[Any, Any, PlayedGroup]) -> PlayedGroup:
         """Raises RunIsOver when the run ends meanwhile: its rows are freed at once."""
@@ -211,11 +212,17 @@ def sample_request(spec: RunSpec, event: GroupRequested, prompt: Prompt, adapter
     )  # fmt: skip
 
 
-def rollout_of(sample: Sample) -> Rollout:
-    """A single turn: every token is the policy's own."""
+def rollout_of(sample: Sample, thought_behind: Prompt | None = None) -> Rollout:
+    """A single turn: every token is the policy's own. Of a run that thinks, thoughts are counted."""
+    thought = None
+    if thought_behind:
+        thought = thinking_tokens(
+            sample.token_ids, thought_behind.marks, opened=thought_behind.opened, closed=sample.finish_reason == "stop"
+        )
     return Rollout(
         token_ids=pack_ids(sample.token_ids), logprobs=pack_floats(sample.logprobs),
         mask=b"\x01" * len(sample.token_ids), text=sample.text, finish_reason=sample.finish_reason,
+        thinking_tokens=thought,
     )  # fmt: skip
 
 

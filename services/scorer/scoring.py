@@ -24,6 +24,19 @@ def every_verdict(rollouts: Sequence[Rollout], scored: Mapping[int, Verdict]) ->
     return [scored.get(index) or Verdict(fault=rollout.fault) for index, rollout in enumerate(rollouts)]
 
 
+def shortened(rollouts: Sequence[Rollout], verdicts: Sequence[Verdict], coef: float) -> list[Verdict]:
+    """The verdicts, each reward less `coef` for every token that was thought: success stays the environment's.
+
+    reward = the environment's - coef × tokens inside the think spans
+    """
+    return [
+        msgspec.structs.replace(verdict, reward=verdict.reward - coef * rollout.thinking_tokens)
+        if coef and verdict.reward is not None and rollout.thinking_tokens
+        else verdict
+        for rollout, verdict in zip(rollouts, verdicts, strict=True)
+    ]
+
+
 def group_scored(event: GroupGenerated, verdicts: list[Verdict], **told: Any) -> GroupScored:
     """All that was generated, and what it earned."""
     return GroupScored(**{field: getattr(event, field) for field in _CARRIED}, verdicts=verdicts, **told)

@@ -43,6 +43,7 @@ from services.scorer.scoring import (
     group_given_up,
     group_scored,
     load_params,
+    shortened,
     to_score,
 )
 from services.scorer.settings import Settings
@@ -138,6 +139,7 @@ class Scorer:
         spec = await self._spec(event.run_id)
         chaos.point("before-score")
         verdicts = event.verdicts or await self._verdicts(event, spec)
+        verdicts = shortened(event.rollouts, verdicts, spec.train.thinking_length_penalty_coef if spec.train else 0.0)
         took_s = round(time.monotonic() - began, 4)
         (self._quick.add if took_s < QUICK_S else self._quick.discard)(event.run_id)
         faults = sum(verdict.fault is not None for verdict in verdicts)

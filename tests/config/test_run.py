@@ -69,8 +69,9 @@ def test_grpo_has_the_documented_defaults() -> None:
     assert train.model_dump() == {
         "lora_rank": 32, "lora_alpha": 64, "learning_rate": 1e-5, "batch_size": 64, "max_length": 2368,
         "save_every": 20, "init_from_adapter": None, "max_faults": 0.2, "steps": 150, "group_size": 8,
-        "temperature": 1.0, "max_tokens": 320, "kl_penalty_coef": 0.0, "advantage_clip": 0.0, "stop_sequences": [],
-        "max_lag": 1, "loss": "dr_grpo", "importance_correction": "truncate",
+        "temperature": 1.0, "max_tokens": 320, "kl_penalty_coef": 0.0, "advantage_clip": 0.0,
+        "thinking_length_penalty_coef": 0.0, "stop_sequences": [], "max_lag": 1,
+        "loss": "dr_grpo", "importance_correction": "truncate",
     }  # fmt: skip
 
 
@@ -179,6 +180,15 @@ def test_one_text_is_one_stop_sequence_and_empty_ones_are_dropped() -> None:
         (
             {"model": "smollm2-135m", "thinking": True},
             "thinking is true, but smollm2-135m does not reason: set it to false",
+        ),
+        (
+            {"algorithm": "grpo", "train": {"thinking_length_penalty_coef": 0.1}},
+            "train.thinking_length_penalty_coef is 0.1, but thinking is false, so there are no thoughts to shorten: "
+            "set thinking = true or leave it out",
+        ),
+        (
+            {"algorithm": "grpo", "thinking": True, "train": {"thinking_length_penalty_coef": 2}},
+            "train.thinking_length_penalty_coef is 2, but 1 or less is wanted",
         ),
         (
             {"environment": {"id": "sums"}},
