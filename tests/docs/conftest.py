@@ -46,6 +46,10 @@ class Project:
         """That of its class or, in the other dialect, of its first function, in small letters."""
         return re.findall(r"^(?:class|def) (\w+)", self.files["environment.py"], re.MULTILINE)[0].lower()
 
+    @property
+    def needs_packages(self) -> bool:
+        return any("\npip = [" in text for text in self.files.values())
+
     def lay_down(self, folder: Path) -> Path:
         for name, text in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from flash.host import Host, HostSpec, Limits
 
 PAGES = ("environments.md", "environments-scoring.md", "environments-turns.md", "environments-verifiers.md")
 EPISODES = ("environments-turns.md", "environments-verifiers.md")
+PACKAGES = ("environments-verifiers.md",)
 FIRST_STEPS = ("environments.md", "environments-verifiers.md")
 """Pages that begin with nothing and end with a trained model."""
 
@@ -98,7 +99,7 @@ def endpoint() -> Iterator[str]:
 def test_the_commands_that_need_no_stack_do_what_the_page_shows(
     page: str, projects: Any, tmp_path: Path, endpoint: str
 ) -> None:
-    for number, project in enumerate(projects(page)):
+    for number, project in enumerate(alone(projects(page))):
         folder = project.lay_down(tmp_path / str(number))
         terminal = Terminal(folder, tmp_path / "home", **{"http://localhost:8000": endpoint})
         for command in project.commands:
@@ -118,7 +119,7 @@ def test_the_configs_are_ones_that_flash_takes(page: str, projects: Any) -> None
 
 @pytest.mark.parametrize("page", PAGES)
 async def test_every_environment_is_opened_and_scored_by_the_host(page: str, projects: Any, tmp_path: Path) -> None:
-    for number, project in enumerate(projects(page)):
+    for number, project in enumerate(alone(projects(page))):
         folder = project.lay_down(tmp_path / str(number))
         if "generate.py" in project.files:
             run(project.files["generate.py"], folder)
@@ -142,7 +143,7 @@ async def test_every_environment_is_opened_and_scored_by_the_host(page: str, pro
 @pytest.mark.parametrize("page", EPISODES)
 async def test_every_episode_plays_as_it_stands(page: str, projects: Any, tmp_path: Path) -> None:
     """Also beside another one that says other things, and when it begins anew."""
-    for number, project in enumerate(projects(page)):
+    for number, project in enumerate(alone(projects(page))):
         host = await Host.start(HostSpec(folder=project.lay_down(tmp_path / str(number)), limits=Limits(slots=1)))
         try:
             rows = (await host.rows("train", 0, 10, "")).examples
@@ -152,6 +153,17 @@ async def test_every_episode_plays_as_it_stands(page: str, projects: Any, tmp_pa
                 assert await played(host, example, lines, beside=[]) == lines
         finally:
             await host.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PACKAGES)
+def test_environments_with_packages_do_what_the_page_shows(page: str, projects: Any, tmp_path: Path) -> None:
+    found = [project for project in projects(page) if project.needs_packages]
+    assert found
+    for number, project in enumerate(found):
+        terminal = Terminal(project.lay_down(tmp_path / str(number)), tmp_path / "home")
+        for command in project.commands:
+            terminal.check(command.typed, command.shown)
 
 
 @pytest.mark.slow
@@ -213,6 +225,11 @@ def test_your_own_task_of_the_readme_works_as_it_is_printed(tmp_path: Path, page
         terminal.type("flash down")
 
     assert len(lines) == 12
+
+
+def alone(projects: Sequence[Any]) -> list[Any]:
+    """Those that need nothing installed."""
+    return [project for project in projects if not project.needs_packages]
 
 
 def run(script: str, folder: Path) -> list[str]:
