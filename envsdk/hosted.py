@@ -17,7 +17,9 @@ from envsdk import dialects
 from envsdk.environments import with_system_text
 from envsdk.examples import Message, TaskExample, checked_message, stable_example_id
 from envsdk.faults import NoRewardError, fault
+from envsdk.lines import LineFile
 from envsdk.loading import accepted_params, checked_environment, find_factory, names_param
+from envsdk.pools import renew_in_forks
 from envsdk.splits import DEFAULT_SPLIT, load_split, prompt_text, split_names
 from envsdk.thinking import Answer, split_thinking
 
@@ -28,6 +30,8 @@ TOTAL = -1
 
 _ROWS_A_BEAT = 64
 _MAX_DEPTH = 32
+_MOST_MARKS = 50_000
+"""As many fit into one answer; a file of more rows is looked through again for its last."""
 _LARGEST_REWARD = 1e9
 _NUMBERS = (float, int, bool)
 
@@ -50,6 +54,7 @@ class Hosted:
         factory, origin = find_factory(folder / "environment.py", "load_environment")
         made = checked_environment(factory(**accepted_params(factory, params, origin)), origin)
         environment = dialects.hosted_form(made)
+        renew_in_forks()
         split = params.get("split") or DEFAULT_SPLIT
         return cls(environment, folder, params, in_code=split == DEFAULT_SPLIT or names_param(factory, "split"))
 
@@ -93,8 +98,9 @@ class Hosted:
         """Rows `start` to `start + count` of a split, rendered; first their total. A bad row is told as a fault."""
         start, count = args["start"], args["count"]
         try:
-            examples = self._examples(args["split"])
-            tell(TOTAL, {"total": len(examples)})
+            examples = self._examples(args["split"], args.get("known"))
+            marks = {"marks": examples.marks[:_MOST_MARKS]} if isinstance(examples, LineFile) else {}
+            tell(TOTAL, {"total": len(examples), **marks})
             for index in range(start, min(start + count, len(examples))):
                 tell(index, {"example": self._rendered(examples[index], index, args["prompt_text"])})
         except Exception as error:
@@ -204,8 +210,10 @@ class Hosted:
         except BaseException as error:  # also SystemExit: exit() costs its own answer only
             return {"fault": fault(error, self.folder)}
 
-    def _examples(self, split: str) -> Sequence[TaskExample]:
-        return load_split(self.folder, self.environment, self.params, split, own=self.split, in_code=self.in_code)
+    def _examples(self, split: str, known: Any = None) -> Sequence[TaskExample]:
+        return load_split(
+            self.folder, self.environment, self.params, split, own=self.split, in_code=self.in_code, known=known
+        )
 
     def _rendered(self, example: TaskExample, index: int, text: str) -> dict[str, Any]:
         where = f"row {index + 1}"
