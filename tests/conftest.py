@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flash.bus.server import NatsServer
+from flash.host import InstallFailed, RequirementSets
 
 
 @pytest.fixture
@@ -26,4 +27,18 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+SETS = Path(__file__).parents[1] / "bench" / ".venvs" / "sets"
+
+
+@pytest.fixture
+async def verifiers_set() -> Path:
+    """The real `verifiers` package as a requirement set, installed once for all tests."""
+    try:
+        folder = await RequirementSets(SETS).folder(["verifiers==0.3.1"])
+    except InstallFailed as failed:
+        pytest.skip(f"verifiers==0.3.1 cannot be installed: {failed}")
+    assert folder is not None
     return folder
