@@ -157,9 +157,13 @@ async def test_every_episode_plays_as_it_stands(page: str, projects: Any, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PACKAGES)
-def test_environments_with_packages_do_what_the_page_shows(page: str, projects: Any, tmp_path: Path) -> None:
+def test_environments_with_packages_do_what_the_page_shows(
+    page: str, projects: Any, tmp_path: Path, verifiers_set: Path
+) -> None:
     found = [project for project in projects(page) if project.needs_packages]
     assert found
+    (tmp_path / "home/cache").mkdir(parents=True)
+    (tmp_path / "home/cache/requirements").symlink_to(verifiers_set.parent)  # installed once for all tests
     for number, project in enumerate(found):
         terminal = Terminal(project.lay_down(tmp_path / str(number)), tmp_path / "home")
         for command in project.commands:
