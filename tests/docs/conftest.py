@@ -38,6 +38,8 @@ class Project:
     scripts: list[str] = field(default_factory=list)
     """Python without a file's name: typed into an interpreter in that folder."""
     commands: list[Command] = field(default_factory=list)
+    fragments: list[str] = field(default_factory=list)
+    """TOML without a file's name: some tables of a config."""
     episodes: list[list[tuple[str, str]]] = field(default_factory=list)
     """Who says what, line by line, and the reward at the end."""
 
@@ -72,6 +74,8 @@ def projects_of(page: str) -> list[Project]:
             found[-1].scripts.append(code)
         elif language == "console":
             found[-1].commands += _commands(code)
+        elif language == "toml":
+            found[-1].fragments.append(code)
         elif language == "text":
             found[-1].episodes.append([_said(line) for line in code.splitlines()])
         else:

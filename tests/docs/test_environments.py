@@ -115,6 +115,8 @@ def test_the_configs_are_ones_that_flash_takes(page: str, projects: Any) -> None
         for name, text in project.files.items():
             if name.endswith(".toml"):
                 assert checked(tomllib.loads(text)).environment.id in ("", f"local/{project.name}")
+        for text in project.fragments:
+            checked({"model": "tiny", **tomllib.loads(text)})
 
 
 @pytest.mark.parametrize("page", PAGES)
