@@ -31,7 +31,7 @@ TOTAL = -1
 _ROWS_A_BEAT = 64
 _MAX_DEPTH = 32
 _MOST_MARKS = 50_000
-"""As many fit into one answer; a file of more rows is looked through again for its last."""
+"""As many fit into one answer; a file of more rows is looked through each time."""
 _LARGEST_REWARD = 1e9
 _NUMBERS = (float, int, bool)
 
@@ -99,8 +99,8 @@ class Hosted:
         start, count = args["start"], args["count"]
         try:
             examples = self._examples(args["split"], args.get("known"))
-            marks = {"marks": examples.marks[:_MOST_MARKS]} if isinstance(examples, LineFile) else {}
-            tell(TOTAL, {"total": len(examples), **marks})
+            marks = examples.marks if isinstance(examples, LineFile) else []
+            tell(TOTAL, {"total": len(examples), **({"marks": marks} if 0 < len(marks) <= _MOST_MARKS else {})})
             for index in range(start, min(start + count, len(examples))):
                 tell(index, {"example": self._rendered(examples[index], index, args["prompt_text"])})
         except Exception as error:

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,26 @@ def _located(source: Source) -> Iterator[tuple[Any, str]]:
         yield ({"input": record} if isinstance(record, str) else record), f"row {index + 1}"
 
 
+def line_reader(path: Path) -> Callable[[str, str], Any]:
+    """What makes a record of a line, which is not blank, and of the words that say where it stands.
+
+    Raises KeyError for a file whose rows are no lines.
+    """
+    return _LINE_READERS[path.suffix.lower()]
+
+
 def _jsonl(path: Path) -> Iterator[tuple[Any, str]]:
     for number, line in _lines(path):
         where = f"{path} line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not JSON: {error}") from error
-        yield _row(record, where), where
+        yield _json_line(line, where), where
+
+
+def _json_line(line: str, where: str) -> Any:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
+    return _row(record, where)
 
 
 def _json(path: Path) -> Iterator[tuple[Any, str]]:
@@ -112,7 +124,12 @@ def _csv(path: Path) -> Iterator[tuple[Any, str]]:
 
 def _txt(path: Path) -> Iterator[tuple[Any, str]]:
     for number, line in _lines(path):
-        yield {"input": line.strip()}, f"{path} line {number}"
+        where = f"{path} line {number}"
+        yield _text_line(line, where), where
+
+
+def _text_line(line: str, where: str) -> Any:
+    return {"input": line.strip()}
 
 
 def _bson(path: Path) -> Iterator[tuple[Any, str]]:
@@ -123,6 +140,7 @@ def _bson(path: Path) -> Iterator[tuple[Any, str]]:
         raise ValueError(f"{path}: {error}") from error
 
 
+_LINE_READERS = {".jsonl": _json_line, ".txt": _text_line}
 _READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".txt": _txt, ".bson": _bson}
 
 

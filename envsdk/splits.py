@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from envsdk.examples import TaskExample
-from envsdk.records import load_task_examples
+from envsdk.lines import LineFile, Mark
+from envsdk.records import Source, load_task_examples
 
 DEFAULT_SPLIT = "train"
 USUAL_SPLITS = ("train", "eval", "validation", "val", "dev", "test")
@@ -15,18 +17,25 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def load_split(
-    folder: Path, environment: Any, params: Mapping[str, Any], split: str, *, own: str, in_code: bool
+    folder: Path,
+    environment: Any,
+    params: Mapping[str, Any],
+    split: str,
+    *,
+    own: str,
+    in_code: bool,
+    known: tuple[int, list[Mark]] | None = None,
 ) -> Sequence[TaskExample]:
     """The rows of a split.
 
     `own` is the split that the run works through: for it the params `records` and `dataset_path` come first, then, with
     `in_code`, the rows that the environment made itself, then the file. Any other split is its file, unless the
-    environment's `split_rows` knows it.
+    environment's `split_rows` knows it. A file of lines is not loaded whole: `known` is what a LineFile knew of it.
     Raises FileNotFoundError and ValueError saying what was looked for.
     """
     if not _NAME.fullmatch(split):
         raise ValueError(f"split is {split!r}, wanted letters, digits and ._- after a letter or digit")
-    read = getattr(environment, "task_examples", load_task_examples)
+    read = getattr(environment, "task_examples", partial(_read, known=known))
     if split == own:
         if params.get("records") is not None:
             return _some(read(params["records"]), "param `records`")
@@ -38,7 +47,7 @@ def load_split(
     if split == own and in_code and (own_rows := _rows_in_code(environment)) is not None:
         name, source = own_rows
         source = inside(folder, source) if isinstance(source, str) else source
-        return _some(load_task_examples(source), f"the environment's `{name}`")
+        return _some(_read(source, known=known), f"the environment's `{name}`")
     path = split_file(folder, split)
     if path is None:
         raise FileNotFoundError(_missing(folder, split))
@@ -74,6 +83,12 @@ def inside(folder: Path, place: str) -> Path:
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"{place!r} leads out of the environment's folder")
     return path
+
+
+def _read(source: Source, known: tuple[int, list[Mark]] | None) -> Sequence[TaskExample]:
+    if isinstance(source, Path) and source.suffix.lower() in (".jsonl", ".txt") and source.is_file():
+        return LineFile(source, known)
+    return load_task_examples(source)
 
 
 def _rows_in_code(environment: Any) -> tuple[str, Any] | None:

@@ -10,7 +10,8 @@ import msgspec
 
 from flash.contracts.values import Example, Fault, Verdict
 from flash.host.episodes import KINDS, Episodes, sound
-from flash.host.link import Described, Ended, HostSpec, Limits, Link, LoadFailed, printable
+from flash.host.link import Ended, Link, printable
+from flash.host.spec import Described, HostSpec, Limits, LoadFailed
 
 __all__ = ["Described", "Host", "HostSpec", "Limits", "LoadFailed", "Page"]
 
@@ -35,6 +36,8 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a fork tells about a dataset: one of these."""
 
     total: int | None = None
+    marks: list[tuple[int, int]] | None = None
+    """Where rows of a file begin, for whoever asks for more of them."""
     example: Example | None = None
     fault: Fault | None = None
 
@@ -56,6 +59,8 @@ class Host:
         self._closed = False
         self._shares: bool | None = None
         """Groups share a fork; None: nobody knows yet how long their answers take."""
+        self._known: dict[str, tuple[int, list[tuple[int, int]]]] = {}
+        """Of splits that are files of lines: how many rows, and where they begin; nobody looks through them twice."""
         self._quick = False
         """The last group's answers took so little that threads would have cost more than they saved."""
 
@@ -71,11 +76,13 @@ class Host:
     async def rows(self, split: str, start: int, count: int, prompt_text: str, *, deadline_s: float = 60.0) -> Page:
         """Rows of a split as the policy is to see them. Raises LoadFailed naming the row that cannot be rendered."""
         args = {"split": split, "start": start, "count": count, "prompt_text": prompt_text}
-        told = await self._dataset("rows", args, deadline_s)
+        told = await self._dataset("rows", {**args, "known": self._known.get(split)}, deadline_s)
         examples = [row.example for row in told if row.example is not None]
         total = _total(told)
         if [example.index for example in examples] != list(range(start, min(start + count, total))):
             raise LoadFailed(Fault(kind="load-failed", message="the host told other rows than it was asked for"))
+        if marks := next((row.marks for row in told if row.marks), None):
+            self._known[split] = total, marks
         return Page(examples, total)
 
     async def check(self, split: str, prompt_text: str, *, deadline_s: float = 60.0) -> int:

@@ -119,13 +119,13 @@ class GoldLessons:
 
     async def _read(self) -> list[Answer | None]:
         """Every row that the run uses. Raises CannotTrain when none of them can be learned from."""
-        examples: list[Example] = []
+        rows: list[Answer | None] = []
         for key in await self._keys():
             try:
-                examples += msgspec.msgpack.decode(await self._store.get(key), type=list[Example])
+                examples = msgspec.msgpack.decode(await self._store.get(key), type=list[Example])
             except NoSuchObject as error:
                 raise CannotTrain(f"the prepared dataset is gone from the store: {error}") from error
-        rows = await asyncio.to_thread(self._render_all, examples[: self._started.rows])
+            rows += await asyncio.to_thread(self._render_all, examples[: self._started.rows - len(rows)])
         if not any(rows):
             raise CannotTrain(
                 f"none of the {len(rows)} rows has a token to learn from within train.max_length = "

@@ -1,6 +1,7 @@
 """How many steps a run has, and which rows each of them plays. Pure functions of the spec, the seed and the step."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -33,6 +34,11 @@ def chunks_needed(rows: int) -> range:
     return range(ceil(rows / DATASET_CHUNK))
 
 
+def chunks_in_order(spec: RunSpec, plan: Plan) -> Sequence[int]:
+    """The chunks of the prepared dataset that the run reads, those that it reads first in front."""
+    return _chunks_of_steps(plan, spec.seed) if spec.algorithm == "grpo" else chunks_needed(plan.rows)
+
+
 def rows_of_step(plan: Plan, seed: int, step: int) -> tuple[int, ...]:
     """The rows that step `step` (1-based) plays: never one of them twice.
 
@@ -49,6 +55,17 @@ def _steps(spec: RunSpec, train: TrainSpec, rows: int) -> int:
         return train.steps
     steps = train.epochs * ceil(rows / train.batch_size)
     return min(steps, train.max_steps) if train.max_steps else steps
+
+
+@lru_cache(maxsize=16)
+def _chunks_of_steps(plan: Plan, seed: int) -> tuple[int, ...]:
+    chunks: dict[int, None] = {}
+    all_chunks = len(chunks_needed(plan.rows))
+    for step in range(1, plan.steps + 1):
+        chunks.update(dict.fromkeys(row // DATASET_CHUNK for row in rows_of_step(plan, seed, step)))
+        if len(chunks) == all_chunks:
+            break
+    return tuple(chunks)
 
 
 @lru_cache(maxsize=16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
+from itertools import islice
 
 from flash.contracts.base import Event, RunEvent, Scope
 from flash.contracts.groups import GroupScored
@@ -25,9 +26,11 @@ from flash.contracts.runs import (
 from flash.contracts.spec import RunSpec
 from flash.contracts.steps import StepClaimed, StepFinished, StepSaved, TrainingFailed
 from flash.contracts.values import Fault, PolicyRef
-from services.scheduler.planning import Plan, chunks_needed, plan, rows_of_step
+from services.scheduler.planning import Plan, chunks_in_order, chunks_needed, plan, rows_of_step
 from services.scheduler.tally import Tally
 
+CHUNKS_ASKED = 8
+"""Chunks of the dataset that are asked for at a time: each that comes says again what is missing."""
 FAULT_WINDOW = 3
 """Over how many steps the share of faults is measured."""
 
@@ -124,7 +127,8 @@ def follows(run: Run) -> list[Event]:
     if run.plan is None:
         return [_requested(run, 0)]
     said: list[Event] = [] if run.planned else [_planned(run, run.plan)]
-    said += [_requested(run, chunk) for chunk in chunks_needed(run.plan.rows) if chunk not in run.chunks]
+    missing = (chunk for chunk in chunks_in_order(spec, run.plan) if chunk not in run.chunks)
+    said += [_requested(run, chunk) for chunk in islice(missing, CHUNKS_ASKED)]
     if spec.train and not run.attempt and _can_start(run, run.plan):
         said.append(
             RunStarted(

@@ -1,9 +1,12 @@
 """Steps, and the rows they play."""
 
+from types import SimpleNamespace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.planning import Plan, chunks_needed, rows_of_step
+from flash.contracts.keys import DATASET_CHUNK
+from services.scheduler.planning import Plan, chunks_in_order, chunks_needed, rows_of_step
 
 SIZES = st.integers(1, 60).flatmap(lambda rows: st.tuples(st.just(rows), st.integers(1, rows)))
 
@@ -16,6 +19,17 @@ def test_no_row_is_played_twice_in_a_step(sizes: tuple[int, int], seed: int, ste
 
     assert len(set(played)) == prompts
     assert all(0 <= row < rows for row in played)
+
+
+def test_chunks_are_asked_for_in_the_order_in_which_steps_play_their_rows() -> None:
+    plan, spec = Plan(10 * DATASET_CHUNK, 2, 40), SimpleNamespace(algorithm="grpo", seed=3)
+
+    chunks = chunks_in_order(spec, plan)  # type: ignore[arg-type]
+
+    played = [row // DATASET_CHUNK for step in range(1, 41) for row in rows_of_step(plan, 3, step)]
+    assert list(chunks) == list(dict.fromkeys(played))
+    assert len(chunks_in_order(spec, Plan(10 * DATASET_CHUNK, 2, 1))) <= 2  # type: ignore[arg-type]
+    assert list(chunks_in_order(SimpleNamespace(algorithm="sft"), plan)) == list(range(10))  # type: ignore[arg-type]
 
 
 @given(SIZES, st.integers(0, 5))

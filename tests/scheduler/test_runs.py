@@ -23,7 +23,7 @@ from flash.contracts.runs import (
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepClaimed, StepFinished, StepSaved, TrainingFailed
 from flash.contracts.values import Example, Fault, PolicyRef, Rollout, Verdict
-from services.scheduler.runs import Run, after, follows, wanted_groups
+from services.scheduler.runs import CHUNKS_ASKED, Run, after, follows, wanted_groups
 
 ENVIRONMENT = EnvironmentSpec(id="local/sort", version="abc", digest="abc", key="k")
 RAISED = Fault(kind="raised", message="ZeroDivisionError: division by zero")
@@ -167,6 +167,14 @@ def test_rows_beyond_max_examples_need_no_gold_output() -> None:
     run = run_after(prepared(missing_output=[2, 5]), of=spec("sft", epochs=1, max_examples=2))
 
     assert run.ending is None
+
+
+def test_few_chunks_of_a_long_dataset_are_asked_for_at_a_time() -> None:
+    run = run_after(prepared(rows=100_000), of=spec("sft", epochs=1))
+
+    asked = [event.chunk for event in follows(run) if isinstance(event, DatasetRequested)]
+
+    assert asked == list(range(1, 1 + CHUNKS_ASKED))
 
 
 def test_sft_starts_when_every_chunk_is_prepared() -> None:
