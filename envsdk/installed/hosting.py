@@ -56,6 +56,7 @@ class _Form:
         self.max_score_concurrency = int(getattr(env, "max_score_concurrency", 32))
         vars(self)["isolation"] = getattr(env, "isolation", "group")
         self._rows, self._one_at_a_time = Rows(env), threading.Lock()
+        self._rows.build()
         self._loops: dict[int, asyncio.AbstractEventLoop] = {}
         """By process. A parent's stays referred to in a fork: it would be closed for both."""
         self._reads_tags = any(_reads_tags(parser) for parser in (env.parser, *(r.parser for r in leaves(env.rubric))))

@@ -1,5 +1,6 @@
 """The rows of a real `verifiers` environment as examples, and an example as the row that the package plays."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,13 @@ class Rows:
         build = getattr(self._env, _BUILDERS[split], None)
         rows = build() if build else getattr(self._env, _BUILT[split], None)
         return None if rows is None else Examples(rows, self.example)
+
+    def build(self) -> None:
+        """Now, once, and not in every fork, where `datasets` may not write to the cache that it chose when it was
+        imported. What fails here is raised to whoever asks for the rows."""
+        for split in _BUILT:
+            with contextlib.suppress(Exception):
+                self.of(split)
 
     def has_eval(self) -> bool:
         """Without building anything."""

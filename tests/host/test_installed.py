@@ -13,7 +13,7 @@ from flash.host import Host, HostSpec, Limits
 PACKAGE = """
 import time
 import verifiers as vf
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from math_verify import parse, verify
 
 def does(completion):
@@ -40,7 +40,10 @@ def load_environment(turns=1, answers=1):
     if turns > 1:
         return Echo(dataset=rows, rubric=vf.Rubric([half]), max_turns=turns)
     rubric = vf.RubricGroup([vf.Rubric([does, half]), vf.MathRubric()])
-    return vf.SingleTurnEnv(dataset=rows, eval_dataset=rows, rubric=rubric)
+    def held_out():  # through the cache of `datasets`
+        return load_dataset("json", data_files="held_out.jsonl", split="train")
+
+    return vf.SingleTurnEnv(dataset=rows, eval_dataset=held_out, rubric=rubric)
 """
 
 Start = Callable[..., Awaitable[tuple[Host, Example]]]
@@ -56,6 +59,7 @@ async def start(verifiers_set: Path, tmp_path: Path) -> AsyncIterator[Start]:
         folder = tmp_path / "half-of-it"
         folder.mkdir()
         (folder / "half_of_it.py").write_text(PACKAGE)
+        (folder / "held_out.jsonl").write_text('{"question": "unseen", "answer": "1/2"}\n')
         (folder / "pyproject.toml").write_text('[project]\nname = "half-of-it"\ndependencies = ["verifiers<0.4"]\n')
         packed = pack(folder)
         unpack(packed.data, tmp_path / "unpacked", packed.digest)
@@ -79,6 +83,8 @@ async def test_one_turn_is_scored_by_the_packages_rubric_and_failures_cost_their
     assert example.messages == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "q"}]
     assert example.completion == [{"role": "assistant", "content": "1/2"}]
     assert example.record["info"] == {"k": [1, 2]}
+
+    assert [row.input for row in (await host.rows("eval", 0, 9, "")).examples] == ["unseen"]
 
     texts = ["ok", "hang", "raise", "crash", "\\boxed{0.5}", ""]
     verdicts = await host.score(example, texts, deadline_s=8.0)
