@@ -30,6 +30,7 @@ class Setup:
 
     params: Mapping[str, Any] = field(default_factory=dict)
     pip: Sequence[str] = ()
+    network: Sequence[str] = ()
     thinking: bool = False
     algorithm: str = ""
     """Of the config; empty where there is none."""
@@ -63,7 +64,9 @@ def setup(reference: str, options: Namespace) -> Setup:
         return Setup(params=given)
     own = read.environment
     params = merged(own.params, given)
-    return Setup(params=params, pip=own.pip, thinking=read.thinking, algorithm=read.algorithm, config=found)
+    return Setup(
+        params=params, pip=own.pip, network=own.network, thinking=read.thinking, algorithm=read.algorithm, config=found
+    )
 
 
 def full_id(reference: str) -> str:
@@ -98,7 +101,13 @@ async def host(
     # Those of this machine's scorers too. What an author names may be built here: it is the author's machine.
     sets = RequirementSets(home / "cache" / "requirements", builds=True, say=output.note)
     requirements = await sets.folder(setup.pip)
-    spec = HostSpec(folder=package.folder, params=setup.params, requirements=requirements, limits=Limits(slots=slots))
+    spec = HostSpec(
+        folder=package.folder,
+        params=setup.params,
+        requirements=requirements,
+        network=setup.network,
+        limits=Limits(slots=slots),
+    )
     started = await Host.start(spec, load_timeout_s=load_s)
     try:
         yield started

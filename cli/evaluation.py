@@ -258,7 +258,7 @@ def evaluation(
         model=reference.model,
         pool=reference.pool,
         seed=options.seed,
-        environment=pinned(environment, setup.params, setup.pip),
+        environment=pinned(environment, setup.params, setup.pip, setup.network),
         split=options.split or setup.params.get("split") or ("eval" if "eval" in environment.rows else "train"),
         prompt_text=prompt_text(environment, setup.params),
         thinking=thinking,

@@ -79,6 +79,7 @@ def plan(spec: RunSpec, environment: EnvironmentVersion) -> list[str]:
         "environment": f"{spec.environment.id}@{spec.environment.version}",
         "rows": f"{spec.split}, {rows if rows is not None else 'to be counted'}",
         **({"pip": ", ".join(spec.environment.pip)} if spec.environment.pip else {}),
+        **({"network": ", ".join(spec.environment.network)} if spec.environment.network else {}),
         "each step": per_step,
         "adapter": f"rank {train.lora_rank}, alpha {train.lora_alpha}, learning rate {train.learning_rate:g}",
     }

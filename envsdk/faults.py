@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 _OURS = str(Path(__file__).resolve().parent) + os.sep
-_PLUMBING = ("concurrent" + os.sep + "futures", "<frozen importlib", os.sep + "zygote.py", "threading.py")
+_HOST = f"{os.sep}host{os.sep}child{os.sep}"
+_PLUMBING = ("concurrent" + os.sep + "futures", "<frozen importlib", _HOST, "threading.py")
 _MESSAGE_CHARS, _TRACEBACK_CHARS = 2_000, 8_000
 
 

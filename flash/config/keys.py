@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+DESTINATION = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?)(:[0-9]{1,5})?")
 ENVIRONMENT_ID = re.compile(r"(?P<org>[A-Za-z0-9_-]+)/(?P<name>[a-z0-9][a-z0-9._-]*)(@(?P<version>[0-9a-f]+))?")
 
 
@@ -26,6 +27,8 @@ class Environment(Section):
     pip: list[str] = []
     """Packages that it imports and does not bring along: names, with versions, extras and markers if need be. They are
     installed before it is loaded. Nothing inside the package (`requirements.txt`, a lock file) is."""
+    network: list[str] = []
+    """`host` or `host:port`: the only places that it may reach, and within those what the operator allows."""
 
 
 class Train(Section):

@@ -92,7 +92,7 @@ def resolve(
         model=config.model,
         pool=card(config.model).pool,
         seed=config.seed,
-        environment=pinned(environment, params, config.environment.pip),
+        environment=pinned(environment, params, config.environment.pip, config.environment.network),
         split=params.get("split", "train"),
         prompt_text=prompt_text(environment, params),
         thinking=config.thinking,
@@ -117,7 +117,9 @@ def preview(config: RunConfig, *, run_id: str, org: str = "local") -> dict[str, 
     return spec
 
 
-def pinned(environment: EnvironmentVersion, params: Mapping[str, Any], pip: Iterable[str] = ()) -> EnvironmentSpec:
+def pinned(
+    environment: EnvironmentVersion, params: Mapping[str, Any], pip: Iterable[str] = (), network: Iterable[str] = ()
+) -> EnvironmentSpec:
     """One version of an environment, and how this run loads it. Raises ConfigError for what is no requirement."""
     return EnvironmentSpec(
         id=environment.id,
@@ -126,6 +128,7 @@ def pinned(environment: EnvironmentVersion, params: Mapping[str, Any], pip: Iter
         key=environment.key,
         params=dict(params),
         pip=normal_form(pip),
+        network=sorted(set(network)),
     )
 
 

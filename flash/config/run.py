@@ -10,7 +10,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flash.config import references
-from flash.config.keys import ALGORITHMS, ENVIRONMENT_ID, SPLIT, Environment, GrpoTrain, RunConfig, SftTrain
+from flash.config.keys import (
+    ALGORITHMS,
+    DESTINATION,
+    ENVIRONMENT_ID,
+    SPLIT,
+    Environment,
+    GrpoTrain,
+    RunConfig,
+    SftTrain,
+)
 from flash.config.overlay import DEFAULT_ALGORITHM, Table, compose, settings
 from flash.config.requirements import normal_form
 from flash.config.sentences import sentence, shown
@@ -150,6 +159,12 @@ def _unresolvable(environment: Environment) -> Iterable[str]:
         normal_form(environment.pip)
     except ConfigError as error:
         yield str(error)
+    for place in environment.network:
+        if not DESTINATION.fullmatch(place):
+            yield (
+                f"environment.network has {shown(place)}, but host or host:port is wanted, for example "
+                '"api.openai.com" or "127.0.0.1:8000"'
+            )
     for key in ("contract_text", "contract_path"):
         if not isinstance(text := environment.params.get(key, ""), str):
             yield f"environment.params.{key} is {shown(text)}, but a text is wanted"

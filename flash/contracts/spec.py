@@ -25,6 +25,8 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What `load_environment` is called with."""
     pip: list[str] = []
     """The requirements of the set that it is loaded with, in normal form."""
+    network: list[str] = []
+    """`host` or `host:port`: the only places that it may reach."""
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,13 +19,14 @@ KINDS: dict[str, FaultKind] = {
     "crash": "crashed",
     "exit": "crashed",
     "oversize": "limit-exceeded",
+    "memory": "limit-exceeded",
     "lost": "crashed",
 }
 """What becomes of a fork, as a kind of fault."""
 
 _LARGEST_REWARD = 1e9
 _MOST_OUTPUT_CHARS = 64 << 10
-_OWN_FAULT = ("cpu", "oversize")
+_OWN_FAULT = ("cpu", "oversize", "memory")
 """Ends that an episode would come to again: where it was alone, nobody else is to blame."""
 
 R = TypeVar("R")

@@ -1,20 +1,14 @@
 """Our end of a zygote: starting it, its frames, the later deadline, and the certainty that it is gone."""
 
 import asyncio
-import contextlib
 import math
-import os
 import secrets
-import shutil
-import signal
 import socket
 import struct
 import subprocess
-import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,81 +16,39 @@ import msgspec
 
 import envsdk
 from flash.contracts.values import Fault
-from flash.errors import EnvironmentFault
-from flash.host import zygote
+from flash.host import child
+from flash.host.child.frames import FRAME_BYTES, SPARES, Config, Further, Question
+from flash.host.sandbox import EGRESS_SOCKET, LOOPBACK, Bounds, Cell, Egress, chosen, private_bytes
+from flash.host.sandbox.destinations import operator, parsed
+from flash.host.spec import Described, HostSpec, LoadFailed
 
 GRACE_S = 3.0
 """How much later than the zygote we lose patience, and then it is the zygote that dies."""
 HANG_UP_S = 10.0
 """How long the zygote may take to end a fork that stays: others live in it, so it is not killed lightly."""
 
+_VARIABLES = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "LD_BIND_NOW": "1",  # what is bound late is bound anew in each fork; taken away before the author's code
+    "MALLOC_ARENA_MAX": "2",  # else each thread's arena takes 64 MiB of the address space
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_THREADS_A_FORK = 17
+_WATCHED_S = 0.1
+"""How often the memory of a host without a cgroup is counted while something is worked at; else ten times as seldom."""
+
 _LENGTH = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class LoadFailed(EnvironmentFault):
-    """The environment cannot be loaded."""
-
-    def __init__(self, fault: Fault, missing: str = "") -> None:
-        super().__init__(fault.message)
-        self.fault = fault
-        self.missing = missing
-        """A module or environment variable that the package needs and this host does not have."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the environment's forks may use."""
-
-    slots: int = 4
-    """Groups that are worked at side by side; never more than the environment's `max_score_concurrency`."""
-    episodes: int = 64
-    """Groups whose episodes are open side by side."""
-    memory_bytes: int = 1 << 30
-    """Address space of a fork beyond what the loaded environment has."""
-    cpu_s: float = 120.0
-    """CPU time for each answer."""
-    open_files: int = 256
-    file_bytes: int = 64 << 20
-
-
-@dataclass(frozen=True)
-class HostSpec:
-    """An environment and how it is loaded."""
-
-    folder: Path
-    params: Mapping[str, Any] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    """The environment variables that the run declares; there are no others but the usual."""
-    requirements: Path | None = None
-    """The folder of its requirement set, on the path before what is installed beside Flash: a set adds to that, and of
-    what both have its own is imported. msgspec and envsdk have been imported before either."""
-    limits: Limits = Limits()
-
-
-class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """What a loaded environment says of itself."""
-
-    name: str
-    """Its class."""
-    split: str
-    """The split it was loaded for."""
-    splits: list[str]
-    prompt_text: str
-    max_score_concurrency: int
-    isolation: Literal["group", "call"]
-    scores_groups: bool
-    """It compares the answers of a group, so they are scored in one call and fail together."""
-    multi_turn: bool = False
-    """It is played in episodes."""
-    slots: int
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     """Nothing is left of the fork that worked at a question."""
 
     id: int
-    status: Literal["ok", "timeout", "cpu", "crash", "exit", "oversize", "lost"]
+    status: Literal["ok", "timeout", "cpu", "crash", "exit", "oversize", "memory", "lost"]
     detail: str = ""
     output: bytes = b""
     busy_us: int = 0
@@ -137,12 +89,14 @@ class _Call:
 class Link(asyncio.Protocol):
     """One zygote and the questions it works at. It is not restarted: whoever holds a dead link starts another."""
 
-    def __init__(self, process: subprocess.Popen[bytes], scratch: str) -> None:
-        self._process, self._scratch = process, scratch
+    def __init__(self, process: subprocess.Popen[bytes], cell: Cell, egress: Egress | None) -> None:
+        self._process, self._cell, self._egress = process, cell, egress
         self._ready: asyncio.Future[Described] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, _Call] = {}
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._killed_for_memory = 0
         self.about: Described
         self.lost_because = ""
         """Why it is dead; empty while it lives."""
@@ -151,24 +105,31 @@ class Link(asyncio.Protocol):
     async def start(cls, spec: HostSpec, *, load_timeout_s: float) -> "Link":
         """Raises LoadFailed when the environment cannot be loaded in time."""
         loop = asyncio.get_running_loop()
-        scratch = tempfile.mkdtemp(prefix="flash-host-")
+        cell = _cell(spec)
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         ours.setblocking(False)
-        # Not in a thread: the zygote dies with the thread that started it.
-        process = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-I", "-S", "-B", zygote.__file__, str(theirs.fileno()), *_library()],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),), env=_variables(spec, scratch), cwd="/", start_new_session=True,
-        )  # fmt: skip
+        arguments = [
+            "-I",
+            "-S",
+            "-B",
+            str(Path(str(child.__file__)).parent / "__main__.py"),
+            str(theirs.fileno()),
+            *_library(),
+        ]
+        egress = await _egress(spec, cell)
+        process = cell.spawn(arguments, theirs.fileno(), _VARIABLES, cell.egress_path if egress else "")
         theirs.close()
-        link = cls(process, scratch)
+        link = cls(process, cell, egress)
         await loop.create_connection(lambda: link, sock=ours)
-        link._send(_config(spec, scratch))
+        link._send(_config(spec, cell, egress is not None))
+        if cell.is_watched:
+            link._watching = loop.create_task(link._watch())
         try:
             async with asyncio.timeout(load_timeout_s):
                 link.about = await asyncio.shield(link._ready)
+            cell.settled()
         except TimeoutError:
             await link.close()
             found = f"load_environment() took longer than {load_timeout_s:g} s"
@@ -192,7 +153,7 @@ class Link(asyncio.Protocol):
             async with asyncio.timeout(deadline_s + GRACE_S) as patience:
                 ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
                 self._calls[id] = _Call(on_answer, deadline_s, ended, patience)
-                self._send(zygote.Question(id=id, deadline_s=deadline_s, body=_encode([method, args, cpu_s])))
+                self._send(Question(id=id, deadline_s=deadline_s, body=_encode([method, args, cpu_s])))
                 return await ended
         except TimeoutError:
             self.kill("the host did not enforce its own deadline")
@@ -206,15 +167,13 @@ class Link(asyncio.Protocol):
             ended.set_result(Ended(id=id, status="lost", detail=self.lost_because))
         else:
             self._calls[id] = _Call(on_answer, math.inf, ended, None)
-            self._send(zygote.Question(id=id, deadline_s=math.inf, body=_encode([method, args, cpu_s])))
+            self._send(Question(id=id, deadline_s=math.inf, body=_encode([method, args, cpu_s])))
         return Talk(self, id, ended)
 
     def kill(self, because: str) -> None:
         """Take the zygote and everything below it."""
         self.lost_because = self.lost_because or because
-        for pid in (*_descendants(self._process.pid), self._process.pid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        self._cell.kill()
 
     async def close(self, grace_s: float = 1.0) -> None:
         """Hang up, so that the zygote clears up and leaves; kill what does not."""
@@ -222,6 +181,10 @@ class Link(asyncio.Protocol):
         self.lost_because = self.lost_because or "closed"
         if self._transport:
             self._transport.close()
+        if self._watching:
+            self._watching.cancel()
+        if self._egress:
+            await self._egress.close()
         await asyncio.to_thread(self._bury, grace_s if hung_up else 0.0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -232,8 +195,8 @@ class Link(asyncio.Protocol):
         self._received += data
         while len(self._received) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._received)
-            if length > zygote.FRAME_BYTES:
-                self.kill(f"a frame of {length} bytes, at most {zygote.FRAME_BYTES} are taken")
+            if length > FRAME_BYTES:
+                self.kill(f"a frame of {length} bytes, at most {FRAME_BYTES} are taken")
                 return
             if len(self._received) < _LENGTH.size + length:
                 return
@@ -272,9 +235,25 @@ class Link(asyncio.Protocol):
             case Ended():
                 call = self._calls.pop(frame.id)
                 if not call.ended.done():
-                    call.ended.set_result(frame)
+                    call.ended.set_result(self._explained(frame))
             case _:
                 raise LookupError(type(frame).__name__)
+
+    def _explained(self, ended: Ended) -> Ended:
+        """Whether it was the kernel that killed the fork, for the memory of the whole host."""
+        if ended.status != "crash" or (killed := self._cell.killed_for_memory()) <= self._killed_for_memory:
+            return ended
+        self._killed_for_memory = killed
+        detail = f"the host's processes took more than {self._cell.bounds.memory_bytes >> 20} MiB together"
+        return msgspec.structs.replace(ended, status="memory", detail=detail)
+
+    async def _watch(self) -> None:
+        """In place of a cgroup."""
+        most = self._cell.bounds.memory_bytes
+        while not self.lost_because:
+            await asyncio.sleep(_WATCHED_S if self._calls or not self._ready.done() else 10 * _WATCHED_S)
+            if private_bytes(self._process.pid) > most:
+                self.kill(f"the host's processes took more than {most >> 20} MiB together")
 
     def send(self, body: msgspec.Struct) -> None:
         """Nothing is sent to the dead."""
@@ -292,7 +271,7 @@ class Link(asyncio.Protocol):
         except subprocess.TimeoutExpired:
             self.kill(self.lost_because)
             self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._cell.close()
 
 
 @dataclass(eq=False)
@@ -304,12 +283,12 @@ class Talk:
     ended: asyncio.Future[Ended]
 
     def say(self, *word: Any) -> None:
-        self.link.send(zygote.Further(id=self.id, body=_encode(word)))
+        self.link.send(Further(id=self.id, body=_encode(word)))
 
     async def hang_up(self) -> None:
         """Returns when nothing of the fork is left."""
         if not self.ended.done():
-            self.link.send(zygote.Further(id=self.id, body=b""))
+            self.link.send(Further(id=self.id, body=b""))
         try:
             async with asyncio.timeout(HANG_UP_S):
                 await asyncio.shield(self.ended)
@@ -325,49 +304,63 @@ def printable(output: bytes) -> str:
     )
 
 
-def _config(spec: HostSpec, scratch: str) -> zygote.Config:
-    return zygote.Config(
-        folder=str(spec.folder.resolve()),
+def _cell(spec: HostSpec) -> Cell:
+    limits = spec.limits
+    forks = limits.slots + limits.episodes + SPARES
+    bounds = Bounds(
+        memory_bytes=limits.host_bytes,
+        scratch_bytes=limits.scratch_bytes,
+        slots=limits.slots + SPARES,
+        processes=limits.processes,
+        most_processes=limits.processes + forks * _THREADS_A_FORK,
+        open_files=max(limits.open_files, 64 + 4 * forks),
+        file_bytes=limits.file_bytes,
+    )
+    readable = [str(Path(str(module.__file__)).parent) for module in (child, msgspec, envsdk)] + _packages()
+    if spec.requirements:
+        readable.append(str(spec.requirements.resolve()))
+    return Cell.make(spec.layers or chosen(), bounds, folder=spec.folder, readable=readable)
+
+
+def _config(spec: HostSpec, cell: Cell, has_egress: bool) -> Config:
+    return Config(
+        folder=str(cell.folder),
         params=dict(spec.params),
+        variables=dict(spec.env),
         requirements=str(spec.requirements.resolve()) if spec.requirements else "",
-        packages=list(dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))),
-        scratch=scratch,
+        packages=_packages(),
+        scratch=cell.scratch,
         slots=spec.limits.slots,
         episodes=spec.limits.episodes,
         memory_bytes=spec.limits.memory_bytes,
         open_files=spec.limits.open_files,
-        file_bytes=spec.limits.file_bytes,
-        parent=os.getpid(),
+        parent=cell.parent,
+        confinement=cell.confinement(),
+        network=list(spec.network),
+        egress_socket=EGRESS_SOCKET if has_egress else "",
+        loopback_ports=[port for host, port in map(parsed, spec.network) if host in LOOPBACK and port],
     )
 
 
-def _variables(spec: HostSpec, scratch: str) -> dict[str, str]:
-    return {
-        "HOME": scratch,
-        "TMPDIR": scratch,
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "LD_BIND_NOW": "1",  # what is bound late is bound anew in each fork; taken away before the author's code
-        "MALLOC_ARENA_MAX": "2",  # else each thread's arena takes 64 MiB of the address space
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        **spec.env,
-    }
+async def _egress(spec: HostSpec, cell: Cell) -> Egress | None:
+    """None: nothing is declared, or there are no walls to go out of. Raises LoadFailed."""
+    if not spec.network or cell.layers.walls == "none":
+        return None
+    if cell.layers.walls == "landlock":
+        found = (
+            f"environment.network names {', '.join(spec.network)}, but on this machine nothing can be reached from a "
+            "host: `flash doctor` says which layer that needs"
+        )
+        cell.close()
+        raise LoadFailed(Fault(kind="load-failed", message=found))
+    return await Egress.open(Path(cell.egress_path), spec.network, uid=cell.uid, allows=operator(), tell=spec.tell)
+
+
+def _packages() -> list[str]:
+    """What is installed beside Flash."""
+    return list(dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))
 
 
 def _library() -> list[str]:
     """Where msgspec and envsdk are; off the path again before the author's code is imported."""
     return list(dict.fromkeys(str(Path(str(module.__file__)).parent.parent) for module in (msgspec, envsdk)))
-
-
-def _descendants(pid: int) -> list[int]:
-    try:
-        children = [
-            int(child)
-            for task in os.listdir(f"/proc/{pid}/task")
-            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
-        ]
-    except OSError:
-        return []
-    return [found for child in children for found in (*_descendants(child), child)]

@@ -40,7 +40,7 @@ import msgspec
 from flash.config.requirements import constraints, normal_form, without_credentials
 from flash.contracts.values import Fault
 from flash.errors import ConfigError
-from flash.host.link import LoadFailed
+from flash.host.spec import LoadFailed
 
 LINES_TOLD = 20
 """Of what the installer said last."""

@@ -1,4 +1,4 @@
-"""Loaded environments, kept warm: one host for each version, params and requirements, the longest idle gone first."""
+"""Loaded environments, kept warm: one host for each version, params, requirements and network, the longest idle gone first."""
 
 import asyncio
 import time
@@ -59,13 +59,13 @@ class Hosts:
 
     @asynccontextmanager
     async def of(
-        self, key: str, digest: str, params: Mapping[str, Any], pip: Sequence[str] = ()
+        self, key: str, digest: str, params: Mapping[str, Any], pip: Sequence[str] = (), network: Sequence[str] = ()
     ) -> AsyncIterator[Host]:
         """A loaded environment, the same for whoever asks alike. Raises LoadFailed."""
-        which = msgspec.msgpack.encode([digest, params, pip], order="deterministic")
+        which = msgspec.msgpack.encode([digest, params, pip, network], order="deterministic")
         kept = self._kept.get(which)
         if kept is None:
-            kept = self._kept[which] = _Kept(asyncio.create_task(self.start(key, digest, params, pip)))
+            kept = self._kept[which] = _Kept(asyncio.create_task(self.start(key, digest, params, pip, network)))
         kept.users += 1
         try:
             await self._evict()
@@ -78,11 +78,22 @@ class Hosts:
             if failed and self._kept.get(which) is kept:
                 del self._kept[which]
 
-    async def start(self, key: str, digest: str, params: Mapping[str, Any], pip: Sequence[str] = ()) -> Host:
+    async def start(
+        self, key: str, digest: str, params: Mapping[str, Any], pip: Sequence[str] = (), network: Sequence[str] = ()
+    ) -> Host:
         """A host of one's own, to be closed by whoever asked. Raises InstallFailed where the requirements are why."""
         folder = await self._archives.folder(key, digest)
         requirements = await self._sets.folder(pip)
-        spec = HostSpec(folder=folder, params=params, requirements=requirements, limits=self._limits)
+        spec = HostSpec(
+            folder=folder,
+            params=params,
+            requirements=requirements,
+            network=network,
+            tell=lambda decision: log.info(
+                "egress.decided", digest=digest[:12], destination=decision.destination, refused=decision.refused
+            ),
+            limits=self._limits,
+        )
         began = self._now()
         host = await Host.start(spec, load_timeout_s=self._load_timeout_s)
         log.info("environment.loaded", digest=digest[:12], name=host.about.name, took_s=round(self._now() - began, 3))

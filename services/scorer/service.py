@@ -29,7 +29,7 @@ from flash.contracts.runs import DatasetRequested, RunCancelled, RunCompleted, R
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Verdict
 from flash.errors import AlreadyThere, EnvironmentFault
-from flash.host import Host, InstallFailed, Limits, LoadFailed, RequirementSets
+from flash.host import OUT_OF_REACH, Host, InstallFailed, Limits, LoadFailed, RequirementSets
 from flash.store import Store
 from services.scorer.episodes import Holder
 from services.scorer.hosts import Archives, Hosts
@@ -179,6 +179,8 @@ class Scorer:
         except LoadFailed as failed:
             if failed.missing:
                 return CheckReport(notes=[f"not validated: needs {failed.missing}"])
+            if OUT_OF_REACH in failed.fault.message:  # the run that will use it may name what it reaches for
+                return CheckReport(notes=[f"not validated: {failed.fault.message}"])
             return CheckReport(fault=failed.fault)
         except EnvironmentFault as error:
             return CheckReport(fault=Fault(kind="load-failed", message=str(error)))
@@ -268,7 +270,9 @@ class Scorer:
 
     def _host(self, spec: RunSpec) -> AbstractAsyncContextManager[Host]:
         environment = spec.environment
-        return self._hosts.of(environment.key, environment.digest, load_params(spec), environment.pip)
+        return self._hosts.of(
+            environment.key, environment.digest, load_params(spec), environment.pip, environment.network
+        )
 
 
 def _total_key(spec: RunSpec) -> str:

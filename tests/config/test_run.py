@@ -330,6 +330,7 @@ def test_a_preview_leaves_open_what_only_the_hub_knows() -> None:
         "key": None,
         "params": {},
         "pip": [],
+        "network": [],
     }
     assert (spec["train"]["lora_rank"], spec["train"]["init_from_adapter"]) == (None, "flash-1-00000000")
 

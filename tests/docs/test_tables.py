@@ -14,7 +14,7 @@ from envsdk import Environment, EnvironmentEpisode, EnvironmentStepResult
 from flash.config.keys import Train
 from flash.contracts.values import Example
 from flash.host import Episodes, Host, HostSpec, Limits, LoadFailed
-from flash.host.zygote import OUTPUT_BYTES
+from flash.host.child.frames import OUTPUT_BYTES
 from services.rollout.episodes import RESTARTS
 from services.scorer.settings import Settings as ScorerSettings
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -52,7 +53,8 @@ def judge() -> Iterator[Judge]:
 
 async def scored(url: str, *answers: str) -> tuple[Example, list[Verdict]]:
     """The first row, and what these answers to it are worth; `{gold}` stands for the right one."""
-    host = await Host.start(HostSpec(folder=JUDGE, params={"judge_url": url}, limits=Limits(slots=1)))
+    network = [urlsplit(url).netloc]
+    host = await Host.start(HostSpec(folder=JUDGE, params={"judge_url": url}, network=network, limits=Limits(slots=1)))
     try:
         example = (await host.rows("train", 0, 1, "")).examples[0]
         texts = [text.format(gold=example.record["answer"]) for text in answers]
@@ -61,8 +63,11 @@ async def scored(url: str, *answers: str) -> tuple[Example, list[Verdict]]:
         await host.close()
 
 
-def test_env_test_finds_nothing_while_the_judge_is_up(judge: Judge, tested: Any) -> None:
-    found = tested("judge", "--param", f"judge_url={judge.url}", "--rows", "8")
+def test_env_test_finds_nothing_while_the_judge_is_up(judge: Judge, tested: Any, tmp_path: Path) -> None:
+    config = tmp_path / "rl.toml"
+    config.write_text((JUDGE / "configs" / "rl.toml").read_text().replace("127.0.0.1:8123", urlsplit(judge.url).netloc))
+
+    found = tested("judge", "--config", str(config), "--rows", "8")
 
     assert found["findings"] == []
     assert found["covered"]["metrics"] == ["graded", "plausible", "exact"]

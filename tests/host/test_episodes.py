@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -251,7 +250,7 @@ def running(marker: str) -> list[Path]:
 async def test_a_host_that_dies_loses_its_episodes_and_opens_new_ones(host_of: Any) -> None:
     host = await host_of()
     episodes = await opened(host)
-    os.kill(host._link._process.pid, 9)
+    host._link._cell.kill()
 
     with pytest.raises(EpisodesLost):
         await episodes.step(0, "a")

@@ -15,6 +15,7 @@ from .seccomp import Sockets, install, program
 
 _NICENESS = 5
 _LOCKED_BYTES = 64 << 10
+_CAPABILITY_VERSION_3 = 0x20080522
 _DEATH_SIGNAL, _DUMPABLE, _SUBREAPER, _NO_NEW_PRIVS = 1, 4, 36, 38
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
@@ -34,7 +35,10 @@ class Confinement(msgspec.Struct):
     shm: bool = False
     """`/dev/shm` is ours alone, and small."""
     processes: int = 0
-    """How many processes and threads our user may have, elsewhere included; 0: no limit of ours."""
+    """How many processes and threads our user may have, elsewhere included, beside those that the environment is known
+    to want once it is loaded; 0: no limit of ours."""
+    most_processes: int = 0
+    """How many until then."""
     open_files: int = 256
     file_bytes: int = 64 << 20
 
@@ -45,7 +49,6 @@ class Views:
 
     children: int | None
     statm: int | None
-    parent: int
 
 
 def lock_down(confinement: Confinement, *, keep: int, parent: int, scratch: str) -> Views:
@@ -60,9 +63,9 @@ def lock_down(confinement: Confinement, *, keep: int, parent: int, scratch: str)
         os.setgroups([])
         os.setresgid(confinement.uid, confinement.uid, confinement.uid)
         os.setresuid(confinement.uid, confinement.uid, confinement.uid)
-    views = Views(
-        children=_opened(f"/proc/self/task/{os.getpid()}/children"), statm=_opened("/proc/self/statm"), parent=parent
-    )
+    elif os.geteuid() == 0 and confinement.seccomp:
+        _drop_capabilities()
+    views = Views(children=_opened(f"/proc/self/task/{os.getpid()}/children"), statm=_opened("/proc/self/statm"))
     set_flag(_NO_NEW_PRIVS, 1)
     set_flag(_SUBREAPER, 1)
     if confinement.seccomp:
@@ -92,8 +95,17 @@ class Fence:
         """In the fork."""
         if self._confined:
             set_flag(_DUMPABLE, 1)  # else what is in /proc of itself would be closed to the author
+            _die_first()
         if self._ruleset >= 0:
             landlock.restrict(self._ruleset)
+
+
+def _die_first() -> None:
+    """When memory runs out, a fork goes before the zygote."""
+    with contextlib.suppress(OSError):
+        scored = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(scored, b"500")
+        os.close(scored)
 
 
 def set_flag(flag: int, value: int) -> None:
@@ -102,7 +114,7 @@ def set_flag(flag: int, value: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """0: our parent is in no place where we could see it."""
+    """0: our parent is beyond our namespace."""
     set_flag(_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -120,12 +132,19 @@ def _limit_all(confinement: Confinement) -> None:
     limit(resource.RLIMIT_FSIZE, confinement.file_bytes)
     limit(resource.RLIMIT_NOFILE, confinement.open_files)
     if confinement.processes:
-        limit(resource.RLIMIT_NPROC, confinement.processes)
+        limit(resource.RLIMIT_NPROC, confinement.most_processes)
     if confinement.seccomp:
         limit(resource.RLIMIT_MEMLOCK, _LOCKED_BYTES)
         limit(resource.RLIMIT_MSGQUEUE, 0)
         limit(resource.RLIMIT_RTPRIO, 0)
         limit(resource.RLIMIT_NICE, 0)
+
+
+def _drop_capabilities() -> None:
+    """Root that stays root keeps nothing of it but its files."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
+        raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
 
 
 def _writable(confinement: Confinement, place: str) -> list[str]:

@@ -31,8 +31,11 @@ class Box:
     proc: bool = True
     """It has a /proc, of its own processes."""
     scratch_bytes: int = 256 << 20
-    """How much its `/tmp` holds."""
+    """How much its `/tmp` holds, and each slot's folder there."""
+    slots: int = 0
     variables: Mapping[str, str] | None = None
+    hosts: str = ""
+    """What it finds as /etc/hosts."""
     egress_socket: str = ""
     dies_with_us: bool = True
 
@@ -55,13 +58,20 @@ def arguments(bwrap: str, box: Box, command: Iterable[str]) -> list[str]:
         *(["--proc", "/proc"] if box.proc else ["--dir", "/proc"]),
         # /dev/shm has no limit unless it is mounted again
         "--dev", "/dev", "--size", str(SHM_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev",
-        "--size", str(box.scratch_bytes), "--perms", "1777", "--tmpfs", "/tmp",
+        *_scratch("/tmp", box.scratch_bytes),
+        # of its own, so that whoever fills it harms nobody else
+        *(word for slot in range(box.slots) for word in _scratch(f"/tmp/slot-{slot}", box.scratch_bytes)),
         *_bound(box.readable),
+        *(["--ro-bind", box.hosts, "/etc/hosts"] if box.hosts else []),
         *(["--ro-bind", box.egress_socket, EGRESS_SOCKET] if box.egress_socket else []),
         "--chdir", "/", "--remount-ro", "/",
         *(word for name, value in (box.variables or {}).items() for word in ("--setenv", name, value)),
         "--", *command,
     ]  # fmt: skip
+
+
+def _scratch(folder: str, size: int) -> list[str]:
+    return ["--size", str(size), "--perms", "1777", "--tmpfs", folder]
 
 
 def _identity(box: Box) -> list[str]:

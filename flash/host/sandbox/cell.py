@@ -7,6 +7,7 @@ import os
 import pwd
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -36,7 +37,12 @@ class Bounds:
 
     memory_bytes: int
     scratch_bytes: int
+    slots: int
+    """Each with as much scratch again, of its own."""
     processes: int
+    """Beside those that the environment is known to want once it is loaded."""
+    most_processes: int
+    """Until then."""
     open_files: int
     file_bytes: int
 
@@ -52,10 +58,15 @@ class Cell:
         """The environment's files, as the host finds them."""
         self.uid = _free_uid() if layers.second_uid else None
         self.cgroup = (
-            Cgroup.make(memory_bytes=bounds.memory_bytes, processes=bounds.processes + 8) if layers.cgroup else None
+            Cgroup.make(memory_bytes=bounds.memory_bytes, processes=bounds.most_processes + 8)
+            if layers.cgroup
+            else None
         )
         self._readable = readable
         self._process: subprocess.Popen[bytes] | None = None
+        self._inside: int | None = None
+        """A descriptor for the first process within, once that is known."""
+        self._noted: set[int] = set()
 
     @classmethod
     def make(cls, layers: Layers, bounds: Bounds, *, folder: Path, readable: Iterable[str]) -> Self:
@@ -75,6 +86,7 @@ class Cell:
             folder = _staged(folder, scratch / "environment")
         cell = cls(layers, bounds, scratch, [*paths, str(folder)], folder)
         (scratch / "own").mkdir(mode=0o700)
+        (scratch / "hosts").write_text("127.0.0.1 localhost\n")
         if cell.uid is not None:
             os.chmod(scratch, 0o755)
             os.chown(scratch / "own", cell.uid, cell.uid)
@@ -84,6 +96,16 @@ class Cell:
     def scratch(self) -> str:
         """Where the host writes, as it finds it."""
         return "/tmp" if self.layers.walls == "bwrap" else str(self.outside / "own")
+
+    @property
+    def egress_path(self) -> str:
+        """Where its proxy is to listen."""
+        return str(self.outside / "egress.sock")
+
+    @property
+    def is_watched(self) -> bool:
+        """Nothing but a look now and then limits the memory of all its processes together."""
+        return self.cgroup is None and sys.platform == "linux"
 
     @property
     def parent(self) -> int:
@@ -97,7 +119,7 @@ class Cell:
             return Confinement(open_files=self.bounds.open_files, file_bytes=self.bounds.file_bytes)
         alone = walls == "bwrap"
         elsewhere = 0 if alone or self.uid is not None else processes.threads_of(os.getuid())
-        system = (*bubblewrap.READABLE, "/proc", "/run") if alone else bubblewrap.READABLE
+        system = (*bubblewrap.READABLE, "/etc/hosts", "/proc", "/run") if alone else bubblewrap.READABLE
         return Confinement(
             uid=self.uid,
             landlock=("forks" if alone else "all") if self.layers.landlock else "off",
@@ -107,6 +129,7 @@ class Cell:
             readable=[*system, *self._readable],
             shm=alone,
             processes=self.bounds.processes + elsewhere,
+            most_processes=self.bounds.most_processes + elsewhere,
             open_files=self.bounds.open_files,
             file_bytes=self.bounds.file_bytes,
         )
@@ -123,7 +146,9 @@ class Cell:
                 becomes_uid=self.uid is not None,
                 proc=self.layers.proc,
                 scratch_bytes=self.bounds.scratch_bytes,
+                slots=self.bounds.slots,
                 variables=variables,
+                hosts=str(self.outside / "hosts"),
                 egress_socket=egress_socket,
                 dies_with_us=self.uid is None,
             )
@@ -135,9 +160,7 @@ class Cell:
             pass_fds=(channel,), env=variables, cwd="/", start_new_session=True,
         )  # fmt: skip
         self._process = process
-        if self.uid is not None and self.layers.walls == "bwrap":
-            # The kernel refuses bubblewrap's own signal of death once the inside has another uid.
-            _guard().note(f"+{process.pid}")
+        self._note("+", process.pid)
         if self.cgroup:
             self.cgroup.add(process.pid)
             assert process.stdin is not None
@@ -145,23 +168,42 @@ class Cell:
             process.stdin.close()
         return process
 
+    def settled(self) -> None:
+        """The host is ready: it has a first process within."""
+        assert self._process is not None
+        if self.layers.walls == "bwrap" and (below := processes.descendants(self._process.pid)):
+            self._inside = os.pidfd_open(below[-1])
+            self._note("+", below[-1])
+
     def kill(self) -> None:
         """Everything within, now."""
-        if self.cgroup:
-            self.cgroup.kill()
         if self._process is not None and self._process.returncode is None:
             processes.kill_tree(self._process.pid)
+        if self._inside is not None:  # bubblewrap may have been killed, and not this
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._inside, signal.SIGKILL)
+        if self.cgroup:
+            self.cgroup.kill()
 
     def killed_for_memory(self) -> int:
         return self.cgroup.killed_for_memory() if self.cgroup else 0
 
     def close(self) -> None:
         """The host is gone: what was made for it goes as well."""
-        if self._process is not None and self.uid is not None and self.layers.walls == "bwrap":
-            _guard().note(f"-{self._process.pid}")
+        if self._inside is not None:
+            os.close(self._inside)
+            self._inside = None
+        for pid in self._noted.copy():
+            self._note("-", pid)
         if self.cgroup:
             self.cgroup.remove()
         remove_tree(self.outside)
+
+    def _note(self, sign: str, pid: int) -> None:
+        """For the guard: the kernel refuses bubblewrap's own signal of death once the inside has another uid."""
+        if self.uid is not None and self.layers.walls == "bwrap":
+            _guard().note(f"{sign}{pid}")
+            (self._noted.add if sign == "+" else self._noted.discard)(pid)
 
 
 def remove_tree(folder: Path) -> None:

@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import secrets
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -55,10 +56,17 @@ class Cgroup:
             (place / "cgroup.procs").write_text(str(pid))
 
     def kill(self) -> None:
-        """Everything in it, where the kernel can do that at once."""
+        """Everything in it: at once where the kernel can do that, else one by one for as long as there is somebody."""
+        give_up = time.monotonic() + _GONE_WITHIN_S
         for place in self._places:
             with contextlib.suppress(OSError):
                 (place / "cgroup.kill").write_text("1")
+                continue
+            while (pids := self._pids(place)) and time.monotonic() < give_up:
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.001)
 
     def remove(self) -> None:
         """Waits a little for the dead to be buried."""
@@ -69,6 +77,13 @@ class Cgroup:
                     place.rmdir()
                 except OSError:
                     time.sleep(0.01)
+
+    @staticmethod
+    def _pids(place: Path) -> list[int]:
+        try:
+            return [int(pid) for pid in (place / "cgroup.procs").read_text().split()]
+        except OSError:
+            return []
 
     def killed_for_memory(self) -> int:
         """How many processes of the group the kernel has killed for its memory."""
