@@ -73,6 +73,17 @@ def environment_types() -> tuple[type, ...]:
     return tuple(dict.fromkeys([EnvironmentSingleTurn, EnvironmentMultiTurn, *found]))
 
 
+def known_to_author(value: Any) -> Any:
+    """A value of ours, such as a TaskExample, in the class that the author's imports give: the real package's where
+    `freesolo` is one, so that `isinstance` holds and its methods are there."""
+    ours = type(value)
+    for module in ("freesolo.environments", "freesolo.datasets"):
+        theirs = getattr(sys.modules.get(module), ours.__name__, ours)
+        if theirs is not ours and isinstance(theirs, type):
+            return theirs(**vars(value))
+    return value
+
+
 def multi_turn_types() -> tuple[type, ...]:
     """Those of them that take several turns."""
     return tuple(kind for kind in environment_types() if kind.__name__ == "EnvironmentMultiTurn")

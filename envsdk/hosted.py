@@ -217,6 +217,7 @@ class Hosted:
 
     def _rendered(self, example: TaskExample, index: int, text: str) -> dict[str, Any]:
         where = f"row {index + 1}"
+        example = dialects.known_to_author(example)
         own = deepcopy(example) if self.multi_turn else example  # an episode may write on it
         opening = self.opening(own, text, where)
         return {
@@ -257,9 +258,12 @@ class Hosted:
 
 def example_of(row: Mapping[str, Any]) -> TaskExample:
     """A rendered row as authors see it."""
-    return TaskExample(
-        record=row["record"], input=row["input"], id=row["id"], metadata=row["metadata"], output=row["output"]
+    example: TaskExample = dialects.known_to_author(
+        TaskExample(
+            record=row["record"], input=row["input"], id=row["id"], metadata=row["metadata"], output=row["output"]
+        )
     )
+    return example
 
 
 def verdict(result: Any, given_by: str = "score_response") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from envsdk import dialects
 from envsdk.environments import EnvironmentEpisode, EnvironmentTurn
 from envsdk.examples import Message, TaskExample, checked_message
 from envsdk.faults import NoRewardError, fault
@@ -131,12 +132,15 @@ class Episodes:
         return Answer(str(said), thinking=answer.thinking, raw=answer.raw)
 
     def _played(self, episode: _Episode) -> EnvironmentEpisode:
-        return EnvironmentEpisode(
-            messages=tuple(episode.scored),
-            response_text=episode.answer if episode.final is None else episode.final,
-            turns=tuple(_turn(message) for message in episode.scored),
-            metadata={"steps": episode.steps},
+        played: EnvironmentEpisode = dialects.known_to_author(
+            EnvironmentEpisode(
+                messages=tuple(episode.scored),
+                response_text=episode.answer if episode.final is None else episode.final,
+                turns=tuple(dialects.known_to_author(_turn(message)) for message in episode.scored),
+                metadata={"steps": episode.steps},
+            )
         )
+        return played
 
     def _verdict(self, give: Callable[[], Any]) -> dict[str, Any]:
         try:

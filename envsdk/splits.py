@@ -1,7 +1,7 @@
 """Which rows a run works through, and its prompt text: from the params, the author's code, or the package's files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def _read(source: Source, known: tuple[int, list[Mark]] | None) -> Sequence[Task
 def _rows_in_code(environment: Any) -> tuple[str, Any] | None:
     for name in ("dataset", "examples"):
         if (rows := getattr(environment, name, None)) is not None:
-            return name, rows
+            # A Dataset of the real freesolo package holds its rows, and is none itself.
+            return name, rows if isinstance(rows, Iterable) else getattr(rows, "examples", rows)
     return None
 
 
