@@ -14,8 +14,8 @@ from flash.errors import BusError, Fenced, NobodyAnswers, Rejected
 from flash.records import Records
 
 __all__ = [
-    "Bus", "BusError", "EveryReplica", "Fenced", "Handler", "NobodyAnswers", "Pool", "Rejected", "Replica", "Shared",
-    "Told",
+    "Bus", "BusError", "Entry", "EveryReplica", "Fenced", "Handler", "NobodyAnswers", "Pool", "Rejected", "Replica",
+    "Shared", "Told",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event)
@@ -34,6 +34,20 @@ class Told:
     """The subject of the fact that led to it; empty where a request or a person did."""
     pending: int = 0
     """How many facts of the same reading were waiting behind this one; 0: the reader has caught up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A fact as it lies in the stream, word for word."""
+
+    sequence: int
+    time: float
+    """When it was told, in seconds since the epoch."""
+    subject: str
+    message_id: str
+    caused_by: str
+    body: bytes
+    """As its teller encoded it, wherever it was kept."""
 
 
 Handler = Callable[[Any], Awaitable[Sequence[Event]]] | Callable[[Any], AsyncIterator[Event]]
@@ -116,6 +130,9 @@ class Bus(Protocol):
 
     def history(self, *patterns: str, after: int = 0) -> AsyncIterator[Told]:
         """The same, up to the present, and then it ends."""
+
+    def entries(self, *patterns: str, after: int = 0) -> AsyncIterator[Entry]:
+        """Like `replay`, but undecoded: the words themselves, those of a newer Flash too."""
 
     async def last(self, pattern: str) -> Told | None:
         """The newest fact on these subjects."""

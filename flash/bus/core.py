@@ -8,12 +8,13 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from flash.bus import EveryReplica, Pool, Replica, Shared, Told
+from flash.bus import Entry, EveryReplica, Pool, Replica, Shared, Told
 from flash.bus.teller import Teller
-from flash.bus.wire import CAUSED_BY, Letters, Message, Stream
+from flash.bus.wire import CAUSED_BY, MESSAGE_ID, Letters, Message, Stream
 from flash.bus.worker import Worker
 from flash.contracts.base import Event, Request
 from flash.contracts.catalogue import kind_of
+from flash.errors import Damaged, NoSuchObject
 from flash.records import Records
 
 RETRY_S = 0.2
@@ -85,6 +86,18 @@ class StreamBus:
             async for message in messages:
                 if (fact := await self._told(message)) is not None:
                     yield fact
+
+    async def entries(self, *patterns: str, after: int = 0) -> AsyncGenerator[Entry, None]:
+        async with aclosing(self._stream.read(_once(patterns), after, follow=True)) as messages:
+            async for message in messages:
+                try:
+                    body = await self._letters.body_of(message)
+                except (NoSuchObject, Damaged) as error:  # whoever waits for it waits in vain
+                    log.warning("fact.lost", subject=message.subject, sequence=message.sequence, reason=str(error))
+                    continue
+                said = message.headers
+                id, cause = said.get(MESSAGE_ID, ""), said.get(CAUSED_BY, "")
+                yield Entry(message.sequence, message.time, message.subject, id, cause, body)
 
     async def last(self, pattern: str) -> Told | None:
         message = await self._stream.newest(pattern)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flash.contracts import environments, groups, requests, runs, steps
+from flash.contracts import environments, groups, record, requests, runs, steps
 from flash.contracts.base import Event, Request
 
 
@@ -17,24 +17,25 @@ class Row:
 
 EVENTS: tuple[Row, ...] = (
     Row(environments.EnvironmentPublished, ("hub",), ()),
-    Row(runs.RunSubmitted, ("scheduler",), ("scheduler",)),
-    Row(runs.RunPlanned, ("scheduler",), ("scheduler",)),
-    Row(runs.RunStarted, ("scheduler",), ("learner", "scheduler")),
-    Row(runs.RunCancelRequested, ("scheduler",), ("learner", "rollout", "scheduler")),
-    Row(runs.RunCompleted, ("scheduler",), ("learner", "rollout", "scheduler")),
-    Row(runs.RunFailed, ("scheduler",), ("learner", "rollout", "scheduler")),
-    Row(runs.RunCancelled, ("scheduler",), ("learner", "rollout", "scheduler")),
-    Row(runs.DatasetRequested, ("scheduler",), ("scorer",)),
-    Row(runs.DatasetPrepared, ("scorer",), ("learner", "scheduler")),
-    Row(runs.DatasetFailed, ("scorer",), ("scheduler",)),
-    Row(groups.GroupRequested, ("scheduler",), ("rollout",)),
-    Row(groups.GroupGenerated, ("rollout",), ("scorer",)),
-    Row(groups.GroupScored, ("scorer", "rollout"), ("learner", "scheduler")),
-    Row(steps.StepClaimed, ("learner",), ("scheduler",)),
-    Row(steps.StepFinished, ("learner",), ("rollout", "scheduler")),
-    Row(steps.StepSaved, ("learner",), ("scheduler",)),
-    Row(steps.StepDiverged, ("learner",), ("rollout",)),
-    Row(steps.TrainingFailed, ("learner",), ("scheduler",)),
+    Row(runs.RunSubmitted, ("scheduler",), ("recorder", "scheduler")),
+    Row(runs.RunPlanned, ("scheduler",), ("recorder", "scheduler")),
+    Row(runs.RunStarted, ("scheduler",), ("learner", "recorder", "scheduler")),
+    Row(runs.RunCancelRequested, ("scheduler",), ("learner", "recorder", "rollout", "scheduler")),
+    Row(runs.RunCompleted, ("scheduler",), ("learner", "recorder", "rollout", "scheduler")),
+    Row(runs.RunFailed, ("scheduler",), ("learner", "recorder", "rollout", "scheduler")),
+    Row(runs.RunCancelled, ("scheduler",), ("learner", "recorder", "rollout", "scheduler")),
+    Row(runs.DatasetRequested, ("scheduler",), ("recorder", "scorer")),
+    Row(runs.DatasetPrepared, ("scorer",), ("learner", "recorder", "scheduler")),
+    Row(runs.DatasetFailed, ("scorer",), ("recorder", "scheduler")),
+    Row(groups.GroupRequested, ("scheduler",), ("recorder", "rollout")),
+    Row(groups.GroupGenerated, ("rollout",), ("recorder", "scorer")),
+    Row(groups.GroupScored, ("scorer", "rollout"), ("learner", "recorder", "scheduler")),
+    Row(steps.StepClaimed, ("learner",), ("recorder", "scheduler")),
+    Row(steps.StepFinished, ("learner",), ("recorder", "rollout", "scheduler")),
+    Row(steps.StepSaved, ("learner",), ("recorder", "scheduler")),
+    Row(steps.StepDiverged, ("learner",), ("recorder", "rollout")),
+    Row(steps.TrainingFailed, ("learner",), ("recorder", "scheduler")),
+    Row(record.RecordClosed, ("recorder",), ("recorder",)),
 )
 
 REQUESTS: tuple[type[Request], ...] = (
@@ -52,6 +53,8 @@ REQUESTS: tuple[type[Request], ...] = (
     requests.RunCancel,
     requests.RunList,
     requests.EventsFind,
+    record.RolloutsFind,
+    record.RolloutsExport,
     requests.Generate,
 )
 

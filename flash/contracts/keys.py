@@ -1,6 +1,7 @@
 """Where things lie in the store. Keys read like paths and are derived, never invented."""
 
 import hashlib
+from typing import Literal
 
 import msgspec
 
@@ -43,3 +44,13 @@ def checkpoint_key(run_id: str, step: int) -> str:
 
 def blob_key(run_id: str, digest: str) -> str:
     return f"runs/{run_id}/blobs/{digest}"
+
+
+def record_folder(run_id: str, kind: Literal["events", "rollouts"]) -> str:
+    """Where the segments of a run's record lie, named by positions of the stream, so that their order is their age."""
+    return f"runs/{run_id}/record/{kind}/"
+
+
+def record_key(run_id: str, kind: Literal["events", "rollouts"], first: int, last: int) -> str:
+    """What a run's facts from one position of the stream to another left in its record, as Parquet."""
+    return f"{record_folder(run_id, kind)}{first:012d}-{last:012d}.parquet"

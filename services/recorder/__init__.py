@@ -1,7 +1,9 @@
-"""Recorder: finds again what was said about a run.
+"""Recorder: writes down what was said about each run, and finds it again.
 
-Hears    nothing: it reads the stream when it is asked
-Says     nothing
-Answers  events.find
-Keeps    nothing
+Hears    run.submitted, run.planned, run.started, run.cancel-requested, run.completed, run.failed, run.cancelled,
+         dataset.requested, dataset.prepared, dataset.failed, group.requested, group.generated, group.scored,
+         step.claimed, step.finished, step.saved, step.diverged, training.failed, record.closed
+Says     record.closed
+Answers  events.find, rollouts.find, rollouts.export
+Keeps    in the store, each run's events and rollouts as Parquet; as a record, how far it has written
 """

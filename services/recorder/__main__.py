@@ -1,12 +1,16 @@
 """Start a recorder: `python -m services.recorder`."""
 
+import time
+
 from flash import process
 from services.recorder.service import Recorder
 from services.recorder.settings import Settings
 
 
 async def serve(part: process.Process, settings: Settings) -> None:
-    await part.bus.answer("recorder", Recorder(part.bus, settings).answers(), replica=part.replica)
+    recorder = Recorder(part.bus, part.store, settings, now=time.time)
+    part.spawn(recorder.watch())
+    await part.bus.answer("recorder", recorder.answers(), replica=part.replica)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,26 @@
-"""The recorder: answers `events.find` from the stream."""
+"""The recorder: writes runs down, and answers what was said about them from what is written and from the stream."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from flash.bus import Bus, Told
-from flash.contracts.base import Request
-from flash.contracts.catalogue import EVENTS, noun_pattern
+from flash.bus import Bus
+from flash.contracts.base import Event, Request
+from flash.contracts.catalogue import EVENTS, kind_of, noun_pattern
+from flash.contracts.record import RolloutsExport, RolloutsFind
 from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent
 from flash.errors import Refused
+from flash.store import Store
+from services.recorder.book import address
+from services.recorder.parquet import read_events
+from services.recorder.rollouts import Rollouts
 from services.recorder.settings import Settings
+from services.recorder.shelf import Shelf
+from services.recorder.writing import Writer
 
 NOUNS = sorted({row.event.name.split(".")[0] for row in EVENTS if "run_id" in row.event.address})
 QUIET_NOUNS = [noun for noun in NOUNS if noun != "group"]
@@ -19,40 +28,70 @@ QUIET_NOUNS = [noun for noun in NOUNS if noun != "group"]
 
 
 class Recorder:
-    """Reads; keeps nothing of its own."""
+    """Any number of replicas may write: see `services.recorder.writing`."""
 
-    def __init__(self, bus: Bus, settings: Settings) -> None:
+    def __init__(self, bus: Bus, store: Store, settings: Settings, now: Callable[[], float]) -> None:
         self._bus = bus
         self._settings = settings
+        self._shelf = Shelf(store, settings.home / "record", settings.cache_bytes)
+        self.writer = Writer(bus, bus.records("recorder"), self._shelf, settings, now=now)
+        self._rollouts = Rollouts(store, self._shelf, self.writer, settings)
 
-    def answers(self) -> Mapping[type[Request], Callable[[Any], Awaitable[Any]]]:
-        return {EventsFind: self.on_events_find}
+    def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
+        return {
+            EventsFind: self.on_events_find,
+            RolloutsFind: self._rollouts.find,
+            RolloutsExport: self._rollouts.export,
+        }
+
+    async def watch(self) -> None:
+        """Write runs down until cancelled."""
+        await self.writer.watch()
+
+    async def close(self) -> None:
+        await self._rollouts.close()
 
     async def on_events_find(self, request: EventsFind) -> EventsPage:
         """A page of what was said after a position; waits for news if there is none and the asker wants to."""
         if unknown := set(request.nouns) - set(NOUNS):
             raise Refused(f"there are no facts about {sorted(unknown)}: the nouns are {', '.join(NOUNS)}")
         nouns = request.nouns or QUIET_NOUNS
-        patterns = [p for noun in nouns for p in noun_pattern(noun, request.org, request.run_id)]
-        page = await self._page(patterns, request.after)
-        if not page.events and request.wait_s > 0 and await self._news(patterns, request):
-            page = await self._page(patterns, request.after)
+        page = await self._page(nouns, request)
+        if not page.events and request.wait_s > 0 and await self._news(nouns, request):
+            page = await self._page(nouns, request)
         return page
 
-    async def _page(self, patterns: list[str], after: int) -> EventsPage:
+    async def _page(self, nouns: list[str], request: EventsFind) -> EventsPage:
         events: list[RecordedEvent] = []
         num_bytes = 0
-        async for told in self._bus.history(*patterns, after=after):
-            event = recorded(told)
-            num_bytes += len(msgspec.msgpack.encode(event))
-            if events and num_bytes > self._settings.page_bytes:
-                return EventsPage(events=events, upto=events[-1].sequence, more=True)
-            events.append(event)
-            if len(events) == self._settings.page_events:
-                return EventsPage(events=events, upto=told.sequence, more=told.pending > 0)
-        return EventsPage(events=events, upto=events[-1].sequence if events else after, more=False)
+        async with aclosing(self._said(nouns, request)) as said:  # type: ignore[type-var]
+            async for event, has_more in said:
+                num_bytes += len(msgspec.msgpack.encode(event))
+                if events and num_bytes > self._settings.page_bytes:
+                    return EventsPage(events=events, upto=events[-1].sequence, more=True)
+                events.append(event)
+                if len(events) == self._settings.page_events:
+                    return EventsPage(events=events, upto=event.sequence, more=has_more)
+        return EventsPage(events=events, upto=events[-1].sequence if events else request.after, more=False)
 
-    async def _news(self, patterns: list[str], request: EventsFind) -> bool:
+    async def _said(self, nouns: list[str], request: EventsFind) -> AsyncIterator[tuple[RecordedEvent, bool]]:
+        """In order, each with whether others may follow. Groups leave the stream in time: they are in the record."""
+        after = request.after
+        page = (self._settings.page_events, self._settings.page_bytes)
+        if "group" in nouns:
+            segments = await self._shelf.segments(request.run_id, "events")
+            async with self._shelf.copies([segment for segment in segments if segment.last > after]) as paths:
+                for path in paths:
+                    for event in await asyncio.to_thread(_recorded_in, path, request, nouns, *page):
+                        yield event, True
+            after = max([after, *(segment.last for segment in segments)])
+        patterns = [p for noun in nouns for p in noun_pattern(noun, request.org, request.run_id)]
+        async for told in self._bus.history(*patterns, after=after):
+            cause = told.caused_by
+            yield recorded(told.event, sequence=told.sequence, time=told.time, caused_by=cause), told.pending > 0
+
+    async def _news(self, nouns: list[str], request: EventsFind) -> bool:
+        patterns = [p for noun in nouns for p in noun_pattern(noun, request.org, request.run_id)]
         try:
             async with asyncio.timeout(min(request.wait_s, self._settings.max_wait_s)):
                 async for _ in self._bus.replay(*patterns, after=request.after):
@@ -62,13 +101,32 @@ class Recorder:
         return False
 
 
-def recorded(told: Told) -> RecordedEvent:
+def recorded(event: Event, *, sequence: int, time: float, caused_by: str) -> RecordedEvent:
     """A fact as people read it: without packed arrays."""
-    body = msgspec.to_builtins(told.event, builtin_types=(bytes,))
+    body = msgspec.to_builtins(event, builtin_types=(bytes,))
     return RecordedEvent(
-        sequence=told.sequence, time=told.time, subject=told.event.subject, caused_by=told.caused_by,
-        event=told.event.name, body=_readable(body),
+        sequence=sequence, time=time, subject=event.subject, caused_by=caused_by, event=event.name,
+        body=_readable(body),
     )  # fmt: skip
+
+
+def _recorded_in(path: Path, request: EventsFind, nouns: list[str], most: int, most_bytes: int) -> list[RecordedEvent]:
+    """The facts of a segment that are asked for, a page of them; none of somebody else's run."""
+
+    def wanted(sequence: int, subject: str) -> bool:
+        said = address(subject)
+        whose = said is not None and said["org"] == request.org
+        return whose and sequence > request.after and subject.split(".")[1] in nouns
+
+    found: list[RecordedEvent] = []
+    num_bytes = 0
+    for entry in read_events(path, wanted):
+        event = kind_of(entry.subject).decode(entry.body)
+        found.append(recorded(event, sequence=entry.sequence, time=entry.time, caused_by=entry.caused_by))
+        num_bytes += len(msgspec.msgpack.encode(found[-1]))
+        if num_bytes > most_bytes or len(found) == most:
+            break
+    return found
 
 
 def _readable(value: Any) -> Any:

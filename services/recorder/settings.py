@@ -11,6 +11,20 @@ class Settings(ServiceSettings, frozen=True):
     page_events: int = Field(500, ge=1)
     """How many facts one answer holds at most."""
     page_bytes: int = Field(512 << 10, ge=1)
-    """How large one answer grows, unless its only fact is larger."""
+    """How large one answer grows, unless its only fact or rollout is larger."""
     max_wait_s: float = Field(30.0, gt=0)
     """How long an asker may be kept waiting for news."""
+    segment_bytes: int = Field(16 << 20, ge=1)
+    """How many bytes of facts are written together; four times as many may wait in memory."""
+    segment_s: float = Field(30.0, gt=0)
+    """How long a fact waits for others before it is written."""
+    settle_s: float = Field(60.0, ge=0)
+    """How long after a run's end its record stays open for groups that were asked for and have not come."""
+    cache_bytes: int = Field(4 << 30, ge=0)
+    """How large the copies of segments on this machine may grow that are kept for the next question."""
+    find_s: float = Field(20.0, gt=0)
+    """How long a question about rollouts may take."""
+    export_s: float = Field(600.0, gt=0)
+    """How long an export may take until its first part."""
+    find_memory_mib: int = Field(2048, ge=512)
+    """How much address space the process has that works at questions; DuckDB itself gets an eighth."""

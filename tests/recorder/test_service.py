@@ -17,7 +17,8 @@ from services.recorder.settings import Settings
 
 async def recording(**settings: int) -> MemoryBus:
     bus = MemoryBus()
-    await bus.answer("recorder", Recorder(bus, Settings(**settings)).answers())  # type: ignore[arg-type]
+    recorder = Recorder(bus, bus.store, Settings(**settings), now=lambda: 0.0)  # type: ignore[arg-type]
+    await bus.answer("recorder", recorder.answers())
     return bus
 
 
@@ -87,5 +88,5 @@ async def test_an_asker_that_waits_in_vain_gets_an_empty_page() -> None:
 async def test_an_unknown_noun_is_refused_with_the_known_ones() -> None:
     bus = await recording()
 
-    with pytest.raises(Refused, match="dataset, group, run, step, training"):
+    with pytest.raises(Refused, match="dataset, group, record, run, step, training"):
         await bus.ask(EventsFind(org="local", run_id="r1", nouns=["weather"]))

@@ -1,0 +1,152 @@
+"""Facts as Parquet, to be used without Flash. This file and no other imports pyarrow.
+
+`events`: one row a fact of the run, its body word for word (JSON, or MessagePack for `group.*`). `rollouts`: one row a
+rollout; `prompt` and `completion` are chat messages, `metrics` and `fault` objects, all four as JSON text.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flash.bus import Entry
+from flash.contracts.groups import GroupScored
+from flash.contracts.values import Message, Metric, Rollout
+
+Kind = Literal["events", "rollouts"]
+
+EVENTS = pa.schema(
+    [
+        ("sequence", pa.int64()), ("time", pa.timestamp("us", tz="UTC")), ("subject", pa.string()),
+        ("message_id", pa.string()), ("caused_by", pa.string()), ("body", pa.binary()),
+    ]
+)  # fmt: skip
+
+ROLLOUTS = pa.schema(
+    [
+        ("step", pa.int32()), ("group_id", pa.string()), ("index", pa.int32()), ("example_id", pa.string()),
+        ("prompt", pa.string()), ("completion", pa.string()), ("prompt_ids", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())), ("logprobs", pa.list_(pa.float32())), ("mask", pa.list_(pa.uint8())),
+        ("reward", pa.float64()), ("advantage", pa.float64()), ("metrics", pa.string()), ("fault", pa.string()),
+        ("policy_version", pa.int32()), ("environment_version", pa.string()), ("finish_reason", pa.string()),
+    ]
+)  # fmt: skip
+
+ROWS_READ_TOGETHER = 512
+"""Rows of a row group: few, so that one rollout is found without reading many."""
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A group as it is written down."""
+
+    entry: Entry
+    """Its `group.scored`."""
+    advantages: Sequence[float] | None = None
+    """[G]; None where no step has used it."""
+
+    @property
+    def id(self) -> str:
+        """`<train|eval>-<step>-<group>`."""
+        return "-".join(self.entry.subject.split(".")[-3:])
+
+
+def events_file(entries: Sequence[Entry]) -> bytes:
+    columns = {
+        "sequence": [entry.sequence for entry in entries],
+        "time": pa.array([round(entry.time * 1e6) for entry in entries], EVENTS.field("time").type),
+        "subject": [entry.subject for entry in entries],
+        "message_id": [entry.message_id for entry in entries],
+        "caused_by": [entry.caused_by for entry in entries],
+        "body": [entry.body for entry in entries],
+    }
+    return _file(pa.table(columns, EVENTS))
+
+
+def rollouts_file(groups: Iterable[ScoredGroup]) -> bytes:
+    return _file(_rollouts(list(_rows(groups))))
+
+
+def read_events(path: Path, wanted: Callable[[int, str], bool]) -> Iterator[Entry]:
+    """The facts of a segment whose sequence and subject are `wanted`, in order."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                if wanted(row["sequence"], row["subject"]):
+                    yield Entry(**(row | {"time": row["time"].timestamp()}))
+
+
+def group_ids(path: Path) -> set[str]:
+    """Which groups a segment of rollouts holds."""
+    return set(pq.read_table(path, columns=["group_id"])["group_id"].to_pylist())
+
+
+def _rows(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any]]:
+    for group in groups:
+        scored = GroupScored.decode(group.entry.body)
+        prompt = _json(scored.example.messages)
+        for index, (rollout, verdict) in enumerate(zip(scored.rollouts, scored.verdicts, strict=True)):
+            fault = rollout.fault or verdict.fault
+            yield {
+                "step": scored.step,
+                "group_id": scored.group_id,
+                "index": index,
+                "example_id": scored.example.id,
+                "prompt": prompt,
+                "completion": _json(_completion(rollout)),
+                "prompt_ids": scored.prompt_ids,
+                "token_ids": rollout.token_ids,
+                "logprobs": rollout.logprobs,
+                "mask": rollout.mask,
+                "reward": verdict.reward,
+                "advantage": group.advantages[index] if group.advantages is not None else None,
+                "metrics": _json({metric.name: _figure(metric) for metric in verdict.metrics}),
+                "fault": _json(fault) if fault else None,
+                "policy_version": scored.policy.version,
+                "environment_version": scored.environment_version,
+                "finish_reason": rollout.finish_reason,
+            }
+
+
+def _rollouts(rows: list[dict[str, Any]]) -> pa.Table:
+    def column(field: pa.Field) -> pa.Array:
+        values = [row[field.name] for row in rows]
+        return _lists(values, field.type) if pa.types.is_list(field.type) else pa.array(values, field.type)
+
+    return pa.table([column(field) for field in ROLLOUTS], ROLLOUTS)
+
+
+def _lists(packed: Sequence[bytes], kind: pa.ListType) -> pa.Array:
+    """Packed little-endian numbers as lists, without looking at each."""
+    width = kind.value_type.bit_width // 8
+    ends = [0]
+    for values in packed:
+        ends.append(ends[-1] + len(values) // width)
+    numbers = pa.Array.from_buffers(kind.value_type, ends[-1], [None, pa.py_buffer(b"".join(packed))])
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), numbers)
+
+
+def _completion(rollout: Rollout) -> list[Message]:
+    if rollout.messages:
+        return rollout.messages
+    return [] if rollout.finish_reason == "fault" else [{"role": "assistant", "content": rollout.text}]
+
+
+def _figure(metric: Metric) -> Any:
+    found = (metric.score, metric.value, metric.success)
+    return next((value for value in found if value is not None), None)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _file(table: pa.Table) -> bytes:
+    held = BytesIO()
+    pq.write_table(table, held, compression="zstd", row_group_size=ROWS_READ_TOGETHER)
+    return held.getvalue()

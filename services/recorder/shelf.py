@@ -1,0 +1,78 @@
+"""The segments of runs' records: in the store, and as copies on this machine."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from flash.contracts.keys import record_folder, record_key
+from flash.errors import AlreadyThere
+from flash.store import Store
+from services.recorder.parquet import Kind
+
+
+@dataclass(frozen=True)
+class StoredSegment:
+    """What a run's facts from one position of the stream to another left."""
+
+    key: str
+    first: int
+    last: int
+
+
+class Shelf:
+    """Segments never change, so a copy is good for ever; those used longest ago go when there are too many."""
+
+    def __init__(self, store: Store, folder: Path, cache_bytes: int) -> None:
+        self._store = store
+        self._folder = folder
+        self._cache_bytes = cache_bytes
+        self._in_use: Counter[Path] = Counter()
+
+    async def put(self, run_id: str, kind: Kind, first: int, last: int, data: bytes) -> None:
+        """The segment is in the store: by us, or by whoever wrote the same before."""
+        with suppress(AlreadyThere):
+            await self._store.put(record_key(run_id, kind, first, last), data, if_absent=True)
+
+    async def segments(self, run_id: str, kind: Kind) -> list[StoredSegment]:
+        """In the order of the stream."""
+        found = [stat.key async for stat in self._store.list(record_folder(run_id, kind))]
+        return [StoredSegment(key, *_positions(key)) for key in sorted(found)]
+
+    @asynccontextmanager
+    async def copies(self, segments: Sequence[StoredSegment]) -> AsyncIterator[list[Path]]:
+        """Files with their content, until the block ends."""
+        paths = [self._folder / segment.key for segment in segments]
+        self._in_use.update(paths)
+        try:
+            for segment, path in zip(segments, paths, strict=True):
+                await self._fetch(segment, path)
+            yield paths
+        finally:
+            self._in_use.subtract(paths)
+            await asyncio.to_thread(self._tidy)
+
+    async def _fetch(self, segment: StoredSegment, path: Path) -> None:
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await self._store.get_file(segment.key, path)
+
+    def _tidy(self) -> None:
+        there = [(path, path.stat()) for path in self._folder.rglob("*.parquet")]
+        too_many_bytes = sum(stat.st_size for _, stat in there) - self._cache_bytes
+        for path, stat in sorted(there, key=lambda found: found[1].st_mtime):
+            if too_many_bytes <= 0:
+                return
+            if not self._in_use[path]:
+                path.unlink(missing_ok=True)
+                too_many_bytes -= stat.st_size
+
+
+def _positions(key: str) -> tuple[int, int]:
+    first, _, last = Path(key).stem.partition("-")
+    return int(first), int(last)
