@@ -155,14 +155,26 @@ def _client_type() -> Any:
 def _completion(reply: Message) -> Any:
     from openai.types.chat import ChatCompletion  # type: ignore[import-not-found,unused-ignore]
 
-    ending = "tool_calls" if reply.get("tool_calls") else "stop"
-    choice = {"index": 0, "finish_reason": ending, "message": reply, "logprobs": None}
-    return ChatCompletion.model_validate(
+    calls = bool(reply.get("tool_calls"))
+    choice = {
+        "index": 0, "finish_reason": "tool_calls" if calls else "stop", "message": reply, "logprobs": None,
+    }  # fmt: skip
+    found = ChatCompletion.model_validate(
         {
             "id": "policy", "object": "chat.completion", "created": int(time.time()), "model": "policy",
             "choices": [choice],
         }
     )  # fmt: skip
+    if not reply.get("content") and not calls:
+        found.choices[0].message.content = _Empty()
+    return found
+
+
+class _Empty(str):
+    """An answer without text. The package would take it for a model that failed, and nobody would learn from it."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def _too_long() -> Exception:

@@ -89,7 +89,7 @@ async def test_one_turn_is_scored_by_the_packages_rubric_and_failures_cost_their
     texts = ["ok", "hang", "raise", "crash", "\\boxed{0.5}", ""]
     verdicts = await host.score(example, texts, deadline_s=8.0)
 
-    assert rewards(verdicts) == [0.5, "timed-out", "raised", "crashed", 2.5, "raised"]
+    assert rewards(verdicts) == [0.5, "timed-out", "raised", "crashed", 2.5, 0.5]
     assert {metric.name: metric.score for metric in verdicts[4].metrics} == {
         "does": 0.5, "half": 1.0, "correct_answer": 1.0, "num_turns": 1.0,
     }  # fmt: skip

@@ -61,10 +61,6 @@ async def test_a_run_trains_on_a_package_that_knows_nothing_of_flash(
         assert group.example.messages == [{"role": "user", "content": group.example.input}]
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
             said = [message["content"] for message in rollout.messages] if turns > 1 else [rollout.text]
-            if "" in said:
-                assert verdict.fault is not None
-                assert verdict.fault.message.startswith("EmptyModelResponseError")
-                continue
             found = {metric.name: metric.score for metric in verdict.metrics}
             hits = sum(a == b for a, b in zip(said[0].split(), group.example.output.split(), strict=False))
             assert found["places"] == hits / 2

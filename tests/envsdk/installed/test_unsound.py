@@ -33,8 +33,8 @@ def test_what_the_package_logs_and_counts_as_0_is_a_fault(told: dict[str, Any]) 
         "invalid-result: odd gave 'much', wanted a finite number",
         0.5,
         1.0,
-        "raised: EmptyModelResponseError: Model returned no content and did not call any tools",
-    ]
+        -1.0,
+    ], "an answer without text is the policy's, and the reward function's to judge"
     assert "in odd" in told["reward"][0]["fault"]["traceback"]
     assert "missing 1 required positional argument: 'nobody_gives_this'" in seen(told["missing"])[0]
 
@@ -59,13 +59,12 @@ def test_a_raise_in_a_group_costs_its_own_answer_and_a_short_list_costs_all(told
 
 
 def test_an_error_of_the_environment_ends_its_own_rollout(told: dict[str, Any]) -> None:
-    bug, infra, left, empty, *sound = seen(told["turns"])
+    bug, infra, left, *sound = seen(told["turns"])
 
     assert (bug, infra, left) == (
         "raised: ValueError: a bug", "raised: InfraError: no machine", "raised: SystemExit: 3",
     )  # fmt: skip
-    assert empty.startswith("raised: EmptyModelResponseError")
-    assert sound == [3.06, 1.01], "the last one was cut short by us, and is scored by what it had"
+    assert sound == [3.06, 3.06, 1.01], "the last one was cut short by us, and is scored by what it had"
     assert seen(told["stopping_tool"]) == ["raised: ToolCallError: ZeroDivisionError: division by zero", 1.0]
 
 

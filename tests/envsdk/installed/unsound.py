@@ -29,7 +29,7 @@ def reward():
         asked = said(completion)
         if asked == "raise":
             raise KeyError("gone")
-        return {"none": None, "nan": float("nan"), "text": "much", "half": "0.5", "yes": True}[asked]
+        return {"none": None, "nan": float("nan"), "text": "much", "half": "0.5", "yes": True, "": -1}[asked]
 
     return single(odd)
 
@@ -118,7 +118,7 @@ CASES = {
     metric: [["4"]],
     one_of_a_group: [["2"], ["x"], ["3"]],
     group_function: [["4"], ["4"]],
-    turns: [["bug"], ["1", "infra"], ["exit"], [""], ["1", "2", "3"], ["1"]],
+    turns: [["bug"], ["1", "infra"], ["exit"], ["", "", ""], ["1", "2", "3"], ["1"]],
     rewritten: [["1", "2"]],
     twice_at_once: [["1"]],
     stopping_tool: [[samples.call("halve", a=0)], [samples.call("halve", a=2)]],
