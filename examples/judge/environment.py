@@ -21,7 +21,6 @@ Say a whole number from 0 (not at all) to 10 (perfectly), and nothing else."""
 
 
 def load_environment(judge_url="http://127.0.0.1:8123/v1", judge_model="judge"):
-    """The judge's key, where it wants one, is `OPENAI_API_KEY` among the run's secrets."""
     client = vf.Client(judge_url, timeout=30, max_retries=2, max_concurrent=8)
     rubric = vf.JudgeRubric(
         judge_client=client,

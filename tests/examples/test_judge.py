@@ -15,6 +15,8 @@ from flash.contracts.values import Example, Verdict
 from flash.host import Host, HostSpec, Limits
 
 JUDGE = Path(__file__).parents[2] / "examples" / "judge"
+SHIPPED = "127.0.0.1:8123"
+"""Where the configs expect the judge."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ async def scored(url: str, *answers: str) -> tuple[Example, list[Verdict]]:
 
 def test_env_test_finds_nothing_while_the_judge_is_up(judge: Judge, tested: Any, tmp_path: Path) -> None:
     config = tmp_path / "rl.toml"
-    config.write_text((JUDGE / "configs" / "rl.toml").read_text().replace("127.0.0.1:8123", urlsplit(judge.url).netloc))
+    config.write_text((JUDGE / "configs" / "rl.toml").read_text().replace(SHIPPED, urlsplit(judge.url).netloc))
 
     found = tested("judge", "--config", str(config), "--rows", "8")
 
@@ -112,7 +114,7 @@ async def test_a_judge_that_is_down_is_a_fault_and_never_a_zero(unused_tcp_port:
 
 @pytest.mark.long
 def test_the_policy_learns_what_the_judge_likes(judge: Judge, published: Callable[..., Any]) -> None:
-    project = published("judge", swap=("http://127.0.0.1:8123/v1", judge.url))
+    project = published("judge", swap=(SHIPPED, urlsplit(judge.url).netloc))
     sft = project.train("configs/sft.toml")
     grpo = project.train("configs/rl.toml", "--set", f"train.init_from_adapter={sft}")
 
