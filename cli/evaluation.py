@@ -5,7 +5,7 @@ import os
 import re
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cli.results import Header, Row, Saved, Tally, judged, read_header
 from cli.runs import show_faults
 from cli.session import stack
 from cli.watching import Counter, detached
+from envsdk.splits import SUITES
 from flash import client
 from flash.bus import Bus
 from flash.client import Reference, RunView
@@ -128,12 +129,12 @@ def _tell_played(summary: dict[str, Any], tally: Tally, header: Header, path: Pa
 
 
 async def _split(package: authoring.Package, setup: Setup, options: Namespace) -> tuple[str, Setup]:
-    """Which rows, and the params to load them with, as a run's scorer does: eval where there is such a split."""
+    """Which rows, and the params to load them with, as a run's scorer does."""
     own = setup.params.get("split")
     split = options.split or own
     if split is None:
         async with authoring.host(package, setup, options.home) as host:
-            split = "eval" if "eval" in host.about.splits else host.about.split
+            split = held_out(host.about.splits) or host.about.split
     if split == (own or "train"):
         return str(split), setup
     return str(split), replace(setup, params={**setup.params, "split": split})
@@ -165,6 +166,11 @@ def _header(
         sampling=sampling,
         seed=options.seed,
     )
+
+
+def held_out(splits: Collection[str]) -> str | None:
+    """What an evaluation plays unless it is told: the author's suites, else the rows kept for it."""
+    return next((split for split in (SUITES, "eval") if split in splits), None)
 
 
 def new_path(name: str, now: float) -> Path:
@@ -259,7 +265,7 @@ def evaluation(
         pool=reference.pool,
         seed=options.seed,
         environment=pinned(environment, setup.params, setup.pip, setup.network),
-        split=options.split or setup.params.get("split") or ("eval" if "eval" in environment.rows else "train"),
+        split=options.split or setup.params.get("split") or held_out(environment.rows) or "train",
         prompt_text=prompt_text(environment, setup.params),
         thinking=thinking,
         sampling=SamplingSpec(group_size=options.rollouts, temperature=options.temperature, max_tokens=max_tokens),

@@ -54,7 +54,19 @@ def load_evaluation_suites(reference: str | Path | None = None, **params: Any) -
     dialects.install()
     place = Path(reference) / "evaluations.py" if reference and Path(reference).is_dir() else reference
     factory, origin = find_factory(place or "evaluations.py", "load_evaluations")
-    suites = factory(**accepted_params(factory, params, origin))
-    if not isinstance(suites, list | tuple) or not all(isinstance(suite, EvalSuite) for suite in suites):
+    return checked_suites(factory(**accepted_params(factory, params, origin)), origin)
+
+
+def checked_suites(suites: Any, origin: str) -> list[EvalSuite]:
+    """Suites of ours, or of the real package's; one alone is a list of one. Raises TypeError for anything else."""
+    found = [suites] if _is_suite(suites) else suites
+    if isinstance(found, str | bytes) or not isinstance(found, Iterable):
         raise TypeError(f"{origin} gave a {type(suites).__name__}, wanted a list of EvalSuite")
-    return list(suites)
+    listed = list(found)
+    if odd := next((suite for suite in listed if not _is_suite(suite)), None):
+        raise TypeError(f"{origin} gave a list with a {type(odd).__name__}, wanted a list of EvalSuite")
+    return listed
+
+
+def _is_suite(value: Any) -> bool:
+    return isinstance(value, EvalSuite) or any(kind.__name__ == "EvalSuite" for kind in type(value).__mro__)

@@ -20,7 +20,8 @@ from envsdk.faults import NoRewardError, fault
 from envsdk.lines import LineFile
 from envsdk.loading import accepted_params, checked_environment, find_factory, names_param
 from envsdk.pools import renew_in_forks
-from envsdk.splits import DEFAULT_SPLIT, load_split, prompt_text, split_names
+from envsdk.splits import DEFAULT_SPLIT, SUITES, load_split, prompt_text, split_names
+from envsdk.suites import Suites, suites_of
 from envsdk.thinking import Answer, split_thinking
 
 Tell = Callable[[int, dict[str, Any]], None]
@@ -56,6 +57,8 @@ class Hosted:
         environment = dialects.hosted_form(made)
         renew_in_forks()
         split = params.get("split") or DEFAULT_SPLIT
+        if suites := suites_of(folder, params, split):
+            environment = Suites(environment, suites)
         return cls(environment, folder, params, in_code=split == DEFAULT_SPLIT or names_param(factory, "split"))
 
     def about(self) -> dict[str, Any]:
@@ -211,6 +214,8 @@ class Hosted:
             return {"fault": fault(error, self.folder)}
 
     def _examples(self, split: str, known: Any = None) -> Sequence[TaskExample]:
+        if split == SUITES and split != self.split:  # only looked through: whoever scores them is loaded for them
+            return Suites(self.environment, suites_of(self.folder, self.params, split)).split_rows(split)
         return load_split(
             self.folder, self.environment, self.params, split, own=self.split, in_code=self.in_code, known=known
         )

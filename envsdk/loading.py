@@ -76,6 +76,14 @@ def accepted_params(factory: Callable[..., Any], params: Mapping[str, Any], orig
     return {name: value for name, value in params.items() if name in names}
 
 
+def named_params(factory: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params that the factory names, or all; the others are somebody else's."""
+    kinds = [parameter.kind for parameter in inspect.signature(factory).parameters.values()]
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return dict(params)
+    return {name: value for name, value in params.items() if names_param(factory, name)}
+
+
 def names_param(factory: Callable[..., Any], name: str) -> bool:
     """The factory asks for this param by name."""
     try:

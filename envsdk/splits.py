@@ -11,6 +11,8 @@ from envsdk.lines import LineFile, Mark
 from envsdk.records import Source, load_task_examples
 
 DEFAULT_SPLIT = "train"
+SUITES = "suites"
+"""The cases of `evaluations.py`."""
 USUAL_SPLITS = ("train", "eval", "validation", "val", "dev", "test")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -64,7 +66,12 @@ def split_file(folder: Path, split: str) -> Path | None:
 def split_names(folder: Path, own: str, environment: Any = None) -> list[str]:
     """The splits that can be told to be some: the run's own, the author's other ones, and files of the usual names."""
     has = getattr(environment, "has_split", lambda _: False)
-    return [own, *(name for name in USUAL_SPLITS if name != own and (has(name) or split_file(folder, name)))]
+    usual = [name for name in USUAL_SPLITS if name != own and (has(name) or split_file(folder, name))]
+    return [own, *usual, *([SUITES] if own != SUITES and has_suites(folder) else [])]
+
+
+def has_suites(folder: Path) -> bool:
+    return (folder / "evaluations.py").is_file()
 
 
 def prompt_text(folder: Path, params: Mapping[str, Any]) -> str:
