@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "log": Command("cli.runs", "log", "what was said about a run, one line a fact"),
     "cancel": Command("cli.runs", "cancel", "stop a run; its checkpoints stay"),
     "checkpoints": Command("cli.runs", "checkpoints", "the saved steps of a run"),
+    "rollouts": Command("cli.rollouts", "rollouts", "what a run's policy said, and what it earned"),
     "chat": Command("cli.chat", "chat", "talk to a base model or a checkpoint"),
     "models": Command("cli.models", "models", "the base models and their limits"),
     "models pull": Command("cli.models", "pull", "fetch a base model before it is needed"),

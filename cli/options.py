@@ -103,6 +103,24 @@ def checkpoints(parser: ArgumentParser) -> None:
     _run(parser)
 
 
+def rollouts(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("rollout", nargs="?", metavar="ROLLOUT", help="one of them whole, for example train-3-1/0")
+    parser.add_argument("--step", type=int, metavar="N")
+    parser.add_argument("--example", metavar="ID", help="attempts at this row")
+    parser.add_argument("--min-reward", type=float, metavar="R")
+    parser.add_argument("--max-reward", type=float, metavar="R")
+    parser.add_argument("--faults", action="store_true", help="those that failed")
+    such = 'a DuckDB condition over the record\'s columns, for example "len(token_ids) > 200 AND reward = 0"'
+    parser.add_argument("--where", default="", metavar="SQL", help=such)
+    by = 'columns, for example reward, or "reward desc,step"; default: as they were played'
+    parser.add_argument("--sort", default="", metavar="BY", help=by)
+    parser.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="how many; default: 20")
+    parser.add_argument("--offset", type=int, default=0, metavar="N", help="leave out the first N")
+    whole = "write all that are such into DIR/rollouts.parquet, tokens and logprobs too"
+    parser.add_argument("--export", type=Path, metavar="DIR", help=whole)
+
+
 def chat(parser: ArgumentParser) -> None:
     parser.add_argument("reference", metavar="REF", help="a base model, RUN or RUN/step-N")
     parser.add_argument("-m", "--message", metavar="TEXT", help="say this and print the answer; else a conversation")
