@@ -1,0 +1,133 @@
+"""A real recorder on a real server, killed where it hurts: its record has neither gap nor double."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from flash.bus.jetstream import JetStreamBus, connect
+from flash.bus.server import NatsServer
+from flash.contracts.catalogue import kind_of
+from flash.contracts.record import RecordClosed, RolloutsFind
+from flash.store import Store, open_store
+
+STEPS, GROUPS = 12, 3
+POINTS = ["planned:3", "segment-stored:4", "recorded:3"]
+
+
+class Recorders:
+    """Processes that write into one store, each started again when it dies."""
+
+    def __init__(self, folder: Path, nats_url: str, bus: JetStreamBus, store: Store) -> None:
+        self.folder, self.nats_url, self.bus, self.store = folder, nats_url, bus, store
+        self.deaths = 0
+        self.parts: dict[str, asyncio.subprocess.Process] = {}
+        self._keeping: list[asyncio.Task[None]] = []
+
+    async def start(self, name: str, kill_at: str = "") -> None:
+        await self._spawn(name, kill_at)
+        self._keeping.append(asyncio.create_task(self._keep(name)))
+
+    async def stop(self) -> None:
+        for task in self._keeping:
+            task.cancel()
+        for part in self.parts.values():
+            if part.returncode is None:
+                part.kill()
+            await part.wait()
+
+    async def _spawn(self, name: str, kill_at: str) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("FLASH_")}
+        told = {
+            "FLASH_NATS_URL": self.nats_url, "FLASH_STORE_URL": f"file://{self.folder / 'store'}",
+            "FLASH_REPLICA": name, "FLASH_HOME": str(self.folder / name), "FLASH_SEGMENT_BYTES": "4000",
+            "FLASH_SEGMENT_S": "0.5", "FLASH_SETTLE_S": "0",
+        } | ({"FLASH_KILL_AT": kill_at} if kill_at else {})  # fmt: skip
+        log = (self.folder / f"{name}.log").open("ab")
+        self.parts[name] = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "services.recorder", env=kept | told, stdout=log, stderr=log
+        )
+        log.close()
+
+    async def _keep(self, name: str) -> None:
+        while True:
+            code = await self.parts[name].wait()
+            self.deaths += code == -signal.SIGKILL
+            await self._spawn(name, "")
+
+    async def closed(self, run_id: str) -> None:
+        async with asyncio.timeout(90.0):
+            async for _ in self.bus.replay(RecordClosed.pattern(org="local", run_id=run_id)):
+                return
+
+    async def rows(self, kind: str, run_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        async for stat in self.store.list(f"runs/{run_id}/record/{kind}/"):
+            found += pq.read_table(BytesIO(await self.store.get(stat.key))).to_pylist()
+        return found
+
+    async def holds(self, run_id: str, said: list[Any]) -> None:
+        events, rollouts = await self.rows("events", run_id), await self.rows("rollouts", run_id)
+        assert [kind_of(row["subject"]).decode(row["body"]) for row in events] == said
+        assert [row["sequence"] for row in events] == sorted({row["sequence"] for row in events})
+        assert [(row["group_id"], row["index"]) for row in rollouts] == [
+            (f"train-{step}-{group}", index)
+            for step in range(1, STEPS + 1)
+            for group in range(GROUPS)
+            for index in (0, 1)
+        ]
+        assert {row["advantage"] for row in rollouts} == {0.0, *(step + 0.5 for step in range(1, STEPS + 1))}
+
+
+@pytest.fixture
+async def recorders(tmp_path: Path, server: NatsServer) -> AsyncIterator[Recorders]:
+    store = await open_store(f"file://{tmp_path / 'store'}")
+    bus = await connect(server.url, store, name="test")
+    found = Recorders(tmp_path, server.url, bus, store)
+    yield found
+    await found.stop()
+    await bus.close(0)
+
+
+@pytest.mark.slow
+async def test_recorders_that_die_where_it_hurts_write_every_fact_once(recorders: Recorders, facts: Any) -> None:
+    said = {run_id: facts(run_id).whole(STEPS, GROUPS) for run_id in ("r1", "r2")}
+    for number, point in enumerate(POINTS):
+        await recorders.start(f"recorder-{number}", point)
+
+    for both in zip(*said.values(), strict=True):
+        await recorders.bus.publish(*both)
+        await asyncio.sleep(0.02)
+
+    for run_id, facts_of_run in said.items():
+        await recorders.closed(run_id)
+        await recorders.holds(run_id, facts_of_run)
+    assert recorders.deaths == len(POINTS), "a kill point was never passed"
+
+
+@pytest.mark.slow
+async def test_a_recorder_killed_at_any_moment_answers_again_with_every_rollout(
+    recorders: Recorders, facts: Any
+) -> None:
+    said = facts().whole(STEPS, GROUPS)
+    await recorders.store.put("runs/r1/spec.json", b'{"org":"local"}')
+    await recorders.start("recorder-0")
+
+    for number, event in enumerate(said):
+        await recorders.bus.publish(event)
+        if number % 20 == 10:
+            await asyncio.sleep(0.3)
+            recorders.parts["recorder-0"].kill()
+
+    await recorders.closed("r1")
+    await recorders.holds("r1", said)
+    page = await recorders.bus.ask(RolloutsFind(org="local", run_id="r1", sort=["-reward"], limit=1), 60.0)
+    assert (page.total, page.rollouts[0].step) == (2 * STEPS * GROUPS, STEPS)
+    assert recorders.deaths >= 3
