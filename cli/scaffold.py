@@ -14,6 +14,7 @@ TEMPLATES = {
     "reversal": "words in reverse order: an XML parser, a continuous reward",
     "guess": "a number from `higher` and `lower`, in several turns",
     "math": "fractions in a box, compared as mathematics by math-verify",
+    "gym": "a task of the package reasoning-gym, which `[environment] pip` names",
     "toolcalls": "conversations with calls of tools, taught by SFT",
     "judge": "another model grades the answers, behind checks that need none",
 }

@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli import scaffold
 from cli.__main__ import main
 from cli.scaffold import TEMPLATES, configs_without_id, fill_in, lay_down, with_id
 from envsdk import load_environment, load_task_examples
@@ -65,6 +67,14 @@ def test_an_example_is_laid_down_whole(template: str, project: Path, capsys: pyt
     assert {path.relative_to(project) for path in shipped(project)} == wanted | {Path("TRAINING.md")}
     for path in wanted:
         assert (project / path).read_bytes() == (EXAMPLES / template / path).read_bytes()
+
+
+def test_every_example_is_a_template_and_an_installed_flash_has_it_where_it_is_looked_for() -> None:
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+
+    assert {path.parent.name for path in EXAMPLES.glob("*/README.md")} == TEMPLATES.keys() - OURS
+    assert {EXAMPLES.parent / place for place in included.values()} == {scaffold._EXAMPLES[0]}
 
 
 def test_the_starter_says_which_template_learns_within_minutes_on_a_laptop(

@@ -47,25 +47,33 @@ class Project:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Project]]:
-    """Copies an example, with some text of its files put in place of another, and publishes it on a stack for all."""
-    home = tmp_path_factory.mktemp("home")
-    up: list[Project] = []
+    """Copies an example, with some text of its files put in place of another, and publishes it on its model's stack."""
+    up: dict[str, Project] = {}
 
-    def publish(name: str, swap: tuple[str, str] = ("", "")) -> Project:
+    def publish(name: str, swap: tuple[str, str] = ("", ""), model: str = "tiny") -> Project:
         folder = tmp_path_factory.mktemp("project") / name
         shutil.copytree(EXAMPLES / name, folder)
         for file in (folder / "environment.py", *folder.glob("configs/*.toml")) if swap[0] else ():
             file.write_text(file.read_text().replace(*swap))
-        project = Project(folder, home)
-        if not up:
-            up.append(project)
-            project("up", "--detach", "--model", "tiny")
+        project = Project(folder, up[model].home if model in up else tmp_path_factory.mktemp("home"))
+        if model not in up:
+            up[model] = project
+            share_models(project.home)
+            project("models", "pull", model)
+            project("up", "--detach", "--model", model)
         project("env", "push", "--name", name, "-y")
         return project
 
     yield publish
-    if up:
-        up[0]("down")
+    for project in up.values():
+        project("down")
+
+
+def share_models(home: Path) -> None:
+    """A model is pulled once for all tests, into the home that `flash` uses anyway."""
+    models = Path.home() / ".flash" / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    (home / "models").symlink_to(models)
 
 
 @pytest.fixture
