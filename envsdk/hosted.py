@@ -22,7 +22,7 @@ from envsdk.loading import accepted_params, checked_environment, find_factory, n
 from envsdk.pools import renew_in_forks
 from envsdk.splits import DEFAULT_SPLIT, SUITES, load_split, prompt_text, split_names
 from envsdk.suites import Suites, suites_of
-from envsdk.thinking import Answer, split_thinking
+from envsdk.thinking import Answer, cut_short, split_thinking
 
 Tell = Callable[[int, dict[str, Any]], None]
 
@@ -133,6 +133,9 @@ class Hosted:
         )  # the same group draws the same numbers, whatever is scored before it
         if args["thinking"]:
             texts = [split_thinking(text, prompt_opened=args["prompt_opened"]) for text in texts]
+        if getattr(self.environment, "takes_answers", False):
+            cut = [raw in args.get("truncated", ()) for raw in args["texts"]]
+            texts = [cut_short(text) if short else text for text, short in zip(texts, cut, strict=True)]
         if self._scores_groups():
             return self._score_group(example, texts, tell)
         if hasattr(self.environment, "score_each"):

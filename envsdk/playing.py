@@ -16,7 +16,7 @@ from envsdk.environments import EnvironmentEpisode, EnvironmentTurn
 from envsdk.examples import Message, TaskExample, checked_message
 from envsdk.faults import NoRewardError, fault
 from envsdk.hosted import Hosted, Tell, example_of, plain, verdict
-from envsdk.thinking import Answer, split_thinking
+from envsdk.thinking import Answer, cut_short, split_thinking
 
 Word = tuple[int, str, Mapping[str, Any]]
 """A number to answer under, a method of `Episodes`, and its arguments."""
@@ -58,14 +58,16 @@ class Episodes:
         self._episodes[index] = _Episode(example, most_turns, list(messages), list(messages))
         return {"messages": messages}
 
-    def step(self, index: int, text: str, prompt_opened: bool) -> dict[str, Any]:
+    def step(self, index: int, text: str, prompt_opened: bool, truncated: bool = False) -> dict[str, Any]:
         """What follows an action of the policy: messages, and whether the episode is over."""
         episode = self._episodes[index]
         answer = split_thinking(text, prompt_opened=prompt_opened) if self._thinking else text
         episode.transcript.append({"role": "assistant", "content": text})
         episode.scored.append({"role": "assistant", "content": answer})
         episode.num_turns, episode.answer = episode.num_turns + 1, answer
-        said = answer if getattr(self._environment, "takes_answers", False) else text
+        said = text
+        if getattr(self._environment, "takes_answers", False):
+            said = cut_short(answer) if truncated else answer
         result = self._environment.step_episode(episode.example, list(episode.transcript), said)
         if not (hasattr(result, "done") and hasattr(result, "final_response_text")):
             raise NoRewardError(f"step_episode gave a {type(result).__name__}, wanted an EnvironmentStepResult")

@@ -12,6 +12,8 @@ class Answer(str):
     """What stood between the think tags; several spans are joined by a newline. None: nothing did."""
     raw: str
     """All that the policy wrote."""
+    truncated: bool = False
+    """It was cut before it was done."""
 
     def __new__(cls, answer: str, *, thinking: str | None = None, raw: str = "") -> "Answer":
         made = super().__new__(cls, answer)
@@ -32,6 +34,14 @@ def split_thinking(raw: str, *, prompt_opened: bool = False) -> Answer:
         return Answer("", thinking=raw.removeprefix(OPEN), raw=raw)
     answer, opened, thought = raw.partition(OPEN)
     return Answer(answer, thinking=thought if opened else None, raw=raw)
+
+
+def cut_short(answer: str) -> Answer:
+    """The answer, knowing that it was cut before it was done."""
+    thinking, raw = (answer.thinking, answer.raw) if isinstance(answer, Answer) else (None, str(answer))
+    made = Answer(str(answer), thinking=thinking, raw=raw)
+    made.truncated = True
+    return made
 
 
 def _spans(text: str) -> str:

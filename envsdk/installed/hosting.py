@@ -13,7 +13,7 @@ from envsdk.environments import EnvironmentMultiTurn, EnvironmentSingleTurn
 from envsdk.episodes import EnvironmentEpisode, EnvironmentStepResult, RewardResult
 from envsdk.examples import Message, TaskExample
 from envsdk.installed.rewards import compares, leaves, scored, scored_together, watch
-from envsdk.installed.rollouts import Call, Rollout, warm
+from envsdk.installed.rollouts import Call, Reply, Rollout, warm
 from envsdk.installed.rows import Examples, Rows, without_nulls
 from envsdk.records import Source
 from envsdk.thinking import Answer
@@ -130,12 +130,12 @@ class _Form:
             return None
         return _shown([without_nulls(message) for message in row["prompt"]], prompt_text, [])
 
-    def _reply(self, text: str, call: Call) -> Message:
+    def _reply(self, text: str, call: Call) -> Reply:
         """What the policy said, as an endpoint would tell it: thoughts and calls apart."""
         num_calls = sum(len(message.get("tool_calls") or ()) for message in call.messages)
         as_written = self._reads_tags or not isinstance(text, Answer)
         said = turn(text, reads_tags=as_written, may_call=bool(call.tools), num_calls=num_calls)
-        return dict(said)
+        return Reply(dict(said), truncated=isinstance(text, Answer) and text.truncated)
 
 
 class SingleTurn(_Form, EnvironmentSingleTurn):
@@ -248,7 +248,7 @@ class MultiTurn(_Form, EnvironmentMultiTurn):
             if following is None:
                 return True, _told((await rollout.ended()).get("final_env_response") or [])
             self._calls[episode] = following
-            return False, _told(_new(call, reply, following))
+            return False, _told(_new(call, reply.message, following))
 
         done, said = self._wait(step())
         return EnvironmentStepResult(done=done, messages=tuple(said), metadata={_EPISODE: episode})

@@ -26,7 +26,16 @@ class Call:
     messages: list[Message]
     """In OpenAI's form."""
     tools: list[dict[str, Any]]
-    reply: "asyncio.Future[Message]" = field(repr=False)
+    reply: "asyncio.Future[Reply]" = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the policy answers."""
+
+    message: Message
+    """In OpenAI's form."""
+    truncated: bool = False
 
 
 class Rollout:
@@ -44,7 +53,7 @@ class Rollout:
         """Raises what the environment raises."""
         return await self._next()
 
-    async def answer(self, reply: Message) -> Call | None:
+    async def answer(self, reply: Reply) -> Call | None:
         """What the policy is to answer next. Raises what the environment raises."""
         call, self._open = self._open, None
         if call is not None and not call.reply.done():
@@ -76,7 +85,7 @@ class Rollout:
             raise _too_long()
         if self._open is not None and not self._open.reply.done():
             raise ValueError("the environment asks the policy twice at once; policies are trained on one conversation")
-        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._open = Call([_plain(message) for message in messages], [dict(tool) for tool in tools or ()], reply)
         self._calls.put_nowait(self._open)
         return _completion(await reply)
@@ -124,7 +133,7 @@ def _client(rollout: Rollout) -> Any:
 def warm() -> None:
     """Import what a rollout needs: once, and not in every fork."""
     _client_type()
-    _completion({"role": "assistant", "content": "ok"}).choices[0].message.model_dump()
+    _completion(Reply({"role": "assistant", "content": "ok"})).choices[0].message.model_dump()
 
 
 @lru_cache(maxsize=1)
@@ -152,20 +161,19 @@ def _client_type() -> Any:
     return Suspended
 
 
-def _completion(reply: Message) -> Any:
+def _completion(reply: Reply) -> Any:
     from openai.types.chat import ChatCompletion  # type: ignore[import-not-found,unused-ignore]
 
-    calls = bool(reply.get("tool_calls"))
-    choice = {
-        "index": 0, "finish_reason": "tool_calls" if calls else "stop", "message": reply, "logprobs": None,
-    }  # fmt: skip
+    calls = bool(reply.message.get("tool_calls"))
+    ending = "length" if reply.truncated else "tool_calls" if calls else "stop"
+    choice = {"index": 0, "finish_reason": ending, "message": reply.message, "logprobs": None}
     found = ChatCompletion.model_validate(
         {
             "id": "policy", "object": "chat.completion", "created": int(time.time()), "model": "policy",
             "choices": [choice],
         }
     )  # fmt: skip
-    if not reply.get("content") and not calls:
+    if not reply.message.get("content") and not calls:
         found.choices[0].message.content = _Empty()
     return found
 

@@ -207,6 +207,8 @@ class EpisodeStep(HeldRequest, frozen=True, kw_only=True):
     text: str
     prompt_opened: bool = False
     """What the policy was shown ended inside a `<think>`."""
+    truncated: bool = False
+    """It was cut before it was done."""
 
 
 class EpisodesScored(msgspec.Struct, frozen=True, kw_only=True):

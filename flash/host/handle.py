@@ -97,11 +97,12 @@ class Host:
         deadline_s: float,
         thinking: bool = False,
         prompt_opened: bool = False,
+        truncated: Sequence[str] = (),
     ) -> list[Verdict]:
         """A verdict for each answer to one example, in order; what goes wrong is a fault of its own answer only.
 
         `deadline_s` is for each answer. With `thinking` the author gets answers that know their thoughts;
-        `prompt_opened` says that the prompt itself ended inside a `<think>`.
+        `prompt_opened` says that the prompt itself ended inside a `<think>`, `truncated` which answers were cut.
         """
         if not texts:
             return []
@@ -109,6 +110,7 @@ class Host:
             "example": example,
             "thinking": thinking,
             "prompt_opened": prompt_opened,
+            "truncated": truncated,
             "at_once": 1 if self._quick else max(1, self.about.max_score_concurrency // self.about.slots),
         }
         if self.about.isolation == "call":

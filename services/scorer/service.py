@@ -212,6 +212,7 @@ class Scorer:
                     deadline_s=self._settings.score_timeout_s,
                     thinking=spec.thinking,
                     prompt_opened=event.prompt_opened,
+                    truncated=[rollout.text for rollout in event.rollouts if rollout.finish_reason == "length"],
                 )
         except InstallFailed:
             raise  # it could be installed where the run was planned: again, perhaps elsewhere

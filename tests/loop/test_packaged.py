@@ -64,6 +64,7 @@ async def test_a_run_trains_on_a_package_that_knows_nothing_of_flash(
             found = {metric.name: metric.score for metric in verdict.metrics}
             hits = sum(a == b for a, b in zip(said[0].split(), group.example.output.split(), strict=False))
             assert found["places"] == hits / 2
+            assert found["cut"] == (rollout.finish_reason == "length")
             assert verdict.reward == pytest.approx(found["places"] + 0.25 * (len(said[0]) % 7))
             assert sum(rollout.mask) == sum(turn.tokens for turn in rollout.turns) if turns > 1 else True
             assert len(rollout.mask) == len(unpack_ids(rollout.token_ids))

@@ -78,6 +78,10 @@ def test_thoughts_are_apart_unless_a_parser_wants_to_see_their_tags(told: dict[s
     assert told["steps_of_thoughts"] == [["b", "a"]]
 
 
+def test_the_package_knows_which_answers_were_cut(told: dict[str, Any]) -> None:
+    assert told["cut"] == [1.0, 0.0]
+
+
 def test_a_rollout_whose_time_is_up_is_over_and_one_that_nobody_plays_is_gone(told: dict[str, Any]) -> None:
     assert told["out_of_time"] is True
     assert told["left_behind"] == [0, 0]

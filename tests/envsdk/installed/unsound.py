@@ -140,6 +140,18 @@ def thoughts():
     return told
 
 
+def cut():
+    """Answers that were cut before they were done, with one that was not."""
+    told = []
+    hosted = samples.hosted(single(lambda state: float(state["is_truncated"])))
+    args = {
+        "example": samples.examples(hosted)[0], "texts": ["4", "so 4"], "truncated": ["4"], "thinking": False,
+        "prompt_opened": False, "at_once": 1,
+    }  # fmt: skip
+    hosted.score(args, lambda _, value: told.append(value["reward"]))
+    return told
+
+
 def steps_of_thoughts():
     """A multi-turn environment is given answers that know their thoughts."""
     seen = []
@@ -184,7 +196,7 @@ def left_behind():
 if __name__ == "__main__":
     told = {make.__name__: samples.by_flash(make(), played)[0] for make, played in CASES.items()}
     if hasattr(vf, "Client"):
-        found = (thoughts, steps_of_thoughts, out_of_time, left_behind)
+        found = (thoughts, cut, steps_of_thoughts, out_of_time, left_behind)
         told |= {one.__name__: one() for one in found}
     print("TOLD " + json.dumps(told))
     sys.stdout.flush()

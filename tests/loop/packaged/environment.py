@@ -13,6 +13,10 @@ def length(completion):
     return len(completion[0]["content"]) % 7
 
 
+def cut(state):
+    return float(state["is_truncated"])
+
+
 class Again(vf.MultiTurnEnv):
     async def env_response(self, messages, state, **kwargs):
         return [vf.UserMessage(content=f"again {len(state['trajectory'])}")]
@@ -24,4 +28,6 @@ def load_environment(turns=1):
     ]
     kind = Again if turns > 1 else vf.SingleTurnEnv
     limit = {"max_turns": turns} if turns > 1 else {}
-    return kind(dataset=Dataset.from_list(rows), rubric=vf.Rubric([places, length], weights=[1.0, 0.25]), **limit)
+    return kind(
+        dataset=Dataset.from_list(rows), rubric=vf.Rubric([places, length, cut], weights=[1.0, 0.25, 0.0]), **limit
+    )
