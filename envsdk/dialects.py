@@ -31,6 +31,7 @@ _VERIFIERS = {
     "verifiers.envs.multiturn_env": "environments",
     "verifiers.envs.singleturn_env": "environments",
     "verifiers.envs.tool_env": "tools",
+    "verifiers.envs.stateful_tool_env": "stateful",
     "verifiers.utils": "math",
     "verifiers.utils.data_utils": "math",
 }

@@ -38,6 +38,7 @@ from envsdk.verifiers.messages import (
 )
 from envsdk.verifiers.parsers import MaybeThinkParser, Parser, ThinkParser, XMLParser
 from envsdk.verifiers.rubrics import RewardFunc, Rubric, RubricGroup
+from envsdk.verifiers.stateful import StatefulToolEnv
 from envsdk.verifiers.states import State
 from envsdk.verifiers.tools import ToolEnv
 
@@ -45,11 +46,12 @@ Info = SamplingArgs = dict[str, Any]
 
 __all__ = [
     "AssistantMessage", "Client", "ClientConfig", "EmptyModelResponseError", "Environment", "Error", "Info",
-    "InfraError", "InvalidModelResponseError", "JudgeError", "JudgeRubric", "MathRubric", "MaybeThinkParser", "Message",
-    "Messages", "ModelError", "MultiTurnEnv", "OverlongPromptError", "Parser", "RewardError", "RewardFunc", "Rubric",
-    "RubricGroup", "SamplingArgs", "SandboxError", "SingleTurnEnv", "State", "SystemMessage", "ThinkParser", "ToolCall",
-    "ToolCallError", "ToolEnv", "ToolError", "ToolMessage", "ToolParseError", "UserMessage", "XMLParser", "cleanup",
-    "extract_boxed_answer", "extract_hash_answer", "load_environment", "setup", "stop", "teardown",
+    "InfraError", "InvalidModelResponseError", "JudgeError", "JudgeRubric", "MathRubric", "MaybeThinkParser",
+    "Message", "Messages", "ModelError", "MultiTurnEnv", "OverlongPromptError", "Parser", "RewardError",
+    "RewardFunc", "Rubric", "RubricGroup", "SamplingArgs", "SandboxError", "SingleTurnEnv", "State",
+    "StatefulToolEnv", "SystemMessage", "ThinkParser", "ToolCall", "ToolCallError", "ToolEnv", "ToolError",
+    "ToolMessage", "ToolParseError", "UserMessage", "XMLParser", "cleanup", "extract_boxed_answer",
+    "extract_hash_answer", "load_environment", "setup", "stop", "teardown",
 ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ class ToolEnv(MultiTurnEnv):
         return bool(state["trajectory"]) and not state["trajectory"][-1]["completion"][-1].tool_calls
 
     async def env_response(self, messages: Messages, state: State, **options: Any) -> Any:
-        return [await self._answered(call) for call in messages[-1].tool_calls or ()]
+        return [await self._answered(call, messages, state) for call in messages[-1].tool_calls or ()]
 
     async def call_tool(self, tool_name: str, tool_args: dict[str, Any], tool_call_id: str, **options: Any) -> Message:
         """Override it to give tools more than the policy wrote."""
@@ -81,13 +81,18 @@ class ToolEnv(MultiTurnEnv):
         content = result if _is_parts(result) else str(result)
         return ToolMessage(role="tool", content=content, tool_call_id=tool_call_id)
 
-    async def _answered(self, call: ToolCall) -> Message:
+    def _arguments(self, name: str, written: dict[str, Any], messages: Messages, state: State) -> dict[str, Any]:
+        """What the tool is called with."""
+        return written
+
+    async def _answered(self, call: ToolCall, messages: Messages, state: State) -> Message:
         try:
             arguments = json.loads(call.arguments) if isinstance(call.arguments, str) else dict(call.arguments)
             if not isinstance(arguments, dict):
                 raise TypeError(f"the arguments of {call.name} are {call.arguments}, wanted an object")
         except Exception as error:
             return self._failed(error, call, ToolParseError)
+        arguments = self._arguments(call.name, arguments, messages, state)
         try:
             if call.name not in self.tool_map:
                 raise KeyError(call.name)
@@ -101,8 +106,8 @@ class ToolEnv(MultiTurnEnv):
         return ToolMessage(role="tool", content=self.error_formatter(error), tool_call_id=call.id)
 
 
-def tool_def(tool: Tool) -> dict[str, Any]:
-    """Name, description and JSON schema of a function, from its signature and docstring."""
+def tool_def(tool: Tool, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Name, description and JSON schema of a function, from its signature and docstring, `without` some arguments."""
     described, parameters = _documented(inspect.getdoc(tool) or "")
     try:
         hints = get_type_hints(tool)
@@ -111,7 +116,7 @@ def tool_def(tool: Tool) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     required = []
     for name, parameter in inspect.signature(tool).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if name in without or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         properties[name] = _schema(hints.get(name, Any))
         if note := parameters.get(name):

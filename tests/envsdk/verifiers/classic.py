@@ -172,6 +172,30 @@ def tools(url):
     )
 
 
+class Offset(vf.StatefulToolEnv):
+    def update_tool_args(self, tool_name, tool_args, messages, state, **kwargs):
+        return {**tool_args, "offset": 10 * len(state["trajectory"])}
+
+
+def stateful_tools(url):
+    def add(a: int, b: int, offset: int) -> int:
+        """Adds.
+
+        Args:
+            a: the first
+            offset: nobody's business
+        """
+        return a + b + offset
+
+    def heard(completion):
+        return sum(message["role"] == "tool" and message["content"] == "14" for message in completion)
+
+    env = Offset(max_turns=3, dataset=Dataset.from_list(ROWS), rubric=vf.Rubric([correct_answer, heard]))
+    env.add_tool(add, args_to_skip=["offset"])
+    assert "offset" not in str(env.tool_defs)
+    return env
+
+
 class Guess(vf.MultiTurnEnv):
     async def setup_state(self, state, **kwargs):
         state["guesses"] = []
@@ -200,7 +224,7 @@ CASES = {
     function.__name__: function
     for function in (
         question_column, prompt_column, xml_parser, several_weights, zero_weight, columns_and_objects, group_reward,
-        judge_rubric, rubric_group, math_rubric, think_parser, tools, multi_turn,
+        judge_rubric, rubric_group, math_rubric, think_parser, tools, stateful_tools, multi_turn,
     )
 }  # fmt: skip
 
