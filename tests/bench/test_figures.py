@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bench import cli, step, transport
+from bench import cli, rollouts, step, transport
 from bench.figures import cpu_s, interleaved, last_line, median_ratio
 from bench.parts import Part, python
 from bench.peers import atropos
@@ -18,7 +18,7 @@ from flash.contracts.groups import GroupGenerated
 from flash.contracts.packing import unpack_floats, unpack_ids
 
 
-@pytest.mark.parametrize("bench", [cli, step, transport])
+@pytest.mark.parametrize("bench", [cli, rollouts, step, transport])
 def test_a_bench_can_be_run_without_arguments(bench: object) -> None:
     given = bench.arguments().parse_args([])  # type: ignore[attr-defined]
 
