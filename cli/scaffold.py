@@ -15,6 +15,7 @@ TEMPLATES = {
     "guess": "a number from `higher` and `lower`, in several turns",
     "math": "fractions in a box, compared as mathematics by math-verify",
     "gym": "a task of the package reasoning-gym, which `[environment] pip` names",
+    "tools": "Python functions as tools, which know what the policy cannot",
     "toolcalls": "conversations with calls of tools, taught by SFT",
     "judge": "another model grades the answers, behind checks that need none",
 }
