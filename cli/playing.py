@@ -258,6 +258,7 @@ class Player:
             [(group.example, [row.completion for row in rows]) for group, rows in asked],
             deadline_s=plan.deadline_s,
             thinking=plan.thinking,
+            truncated=[row.completion for _, rows in asked for row in rows if row.finish_reason == "length"],
         )
         told = [row for group in groups for row in group.rows if row.fault is not None]
         for (_, rows), found in zip(asked, verdicts, strict=True):

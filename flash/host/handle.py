@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median_low
 from typing import Any, Self
 
@@ -126,23 +127,29 @@ class Host:
         return [verdicts[at] for at in range(len(texts))]
 
     async def score_groups(
-        self, groups: Sequence[tuple[Example, Sequence[str]]], *, deadline_s: float, thinking: bool = False
+        self,
+        groups: Sequence[tuple[Example, Sequence[str]]],
+        *,
+        deadline_s: float,
+        thinking: bool = False,
+        truncated: Sequence[str] = (),
     ) -> list[list[Verdict]]:
         """`score` for each of several examples and its answers.
 
         Groups whose answers take little share a fork, which would have cost most of the time; what a group leaves
         behind in the environment's memory is then seen by the groups after it.
         """
+        score = partial(self.score, deadline_s=deadline_s, thinking=thinking, truncated=truncated)
         if self._shares is None and len(groups) > _PROBED:
-            probed = await self.score_groups(groups[:_PROBED], deadline_s=deadline_s, thinking=thinking)
-            return probed + await self.score_groups(groups[_PROBED:], deadline_s=deadline_s, thinking=thinking)
+            again = partial(self.score_groups, deadline_s=deadline_s, thinking=thinking, truncated=truncated)
+            return await again(groups[:_PROBED]) + await again(groups[_PROBED:])
         if len(groups) < 2 or self._shares is False or self.about.isolation == "call":
-            each = (self.score(*group, deadline_s=deadline_s, thinking=thinking) for group in groups)
-            return list(await asyncio.gather(*each))
+            return list(await asyncio.gather(*(score(*group) for group in groups)))
         given = {
             "groups": [{"example": example, "texts": texts} for example, texts in groups],
             "thinking": thinking,
             "prompt_opened": False,
+            "truncated": truncated,
             "at_once": 1,
         }
         num_texts = sum(len(texts) for _, texts in groups)
@@ -158,7 +165,7 @@ class Host:
             if all(at in verdicts for at in places):
                 found.append([verdicts[at] for at in places])
             else:  # whoever is to blame, this group was cut short
-                found.append(await self.score(example, texts, deadline_s=deadline_s, thinking=thinking))
+                found.append(await score(example, texts))
             first += len(texts)
         return found
 
