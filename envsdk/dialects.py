@@ -28,6 +28,7 @@ _VERIFIERS = {
     "verifiers.rubrics.math_rubric": "math",
     "verifiers.envs": "environments",
     "verifiers.envs.environment": "environments",
+    "verifiers.envs.env_group": "groups",
     "verifiers.envs.multiturn_env": "environments",
     "verifiers.envs.singleturn_env": "environments",
     "verifiers.envs.tool_env": "tools",

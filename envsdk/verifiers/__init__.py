@@ -23,6 +23,7 @@ from envsdk.verifiers.errors import (
     ToolError,
     ToolParseError,
 )
+from envsdk.verifiers.groups import EnvGroup
 from envsdk.verifiers.judge import JudgeRubric
 from envsdk.verifiers.loading import load_environment
 from envsdk.verifiers.marks import cleanup, setup, stop, teardown
@@ -45,10 +46,10 @@ from envsdk.verifiers.tools import ToolEnv
 Info = SamplingArgs = dict[str, Any]
 
 __all__ = [
-    "AssistantMessage", "Client", "ClientConfig", "EmptyModelResponseError", "Environment", "Error", "Info",
-    "InfraError", "InvalidModelResponseError", "JudgeError", "JudgeRubric", "MathRubric", "MaybeThinkParser",
-    "Message", "Messages", "ModelError", "MultiTurnEnv", "OverlongPromptError", "Parser", "RewardError",
-    "RewardFunc", "Rubric", "RubricGroup", "SamplingArgs", "SandboxError", "SingleTurnEnv", "State",
+    "AssistantMessage", "Client", "ClientConfig", "EmptyModelResponseError", "EnvGroup", "Environment", "Error",
+    "Info", "InfraError", "InvalidModelResponseError", "JudgeError", "JudgeRubric", "MathRubric",
+    "MaybeThinkParser", "Message", "Messages", "ModelError", "MultiTurnEnv", "OverlongPromptError", "Parser",
+    "RewardError", "RewardFunc", "Rubric", "RubricGroup", "SamplingArgs", "SandboxError", "SingleTurnEnv", "State",
     "StatefulToolEnv", "SystemMessage", "ThinkParser", "ToolCall", "ToolCallError", "ToolEnv", "ToolError",
     "ToolMessage", "ToolParseError", "UserMessage", "XMLParser", "cleanup", "extract_boxed_answer",
     "extract_hash_answer", "load_environment", "setup", "stop", "teardown",

@@ -196,6 +196,23 @@ def stateful_tools(url):
     return env
 
 
+def env_group(url):
+    def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    def used_tools(completion, info):
+        return sum(message["role"] == "tool" for message in completion) + 10 * ("env_id" in info)
+
+    def last_digit(completion, answer, info):
+        return 0.5 * (completion[-1]["content"][-1:] == answer[-1]) + info["bonus"]
+
+    first = vf.ToolEnv(tools=[add], max_turns=3, dataset=Dataset.from_list(ROWS[:1]), rubric=vf.Rubric([used_tools]))
+    rows = [{**ROWS[1], "info": {"bonus": 0.25}}]
+    second = vf.SingleTurnEnv(dataset=Dataset.from_list(rows), rubric=vf.Rubric([last_digit]), system_prompt="s")
+    return vf.EnvGroup([first, second], env_names=["tools", "digits"])
+
+
 class Guess(vf.MultiTurnEnv):
     async def setup_state(self, state, **kwargs):
         state["guesses"] = []
@@ -224,7 +241,8 @@ CASES = {
     function.__name__: function
     for function in (
         question_column, prompt_column, xml_parser, several_weights, zero_weight, columns_and_objects, group_reward,
-        judge_rubric, rubric_group, math_rubric, think_parser, tools, stateful_tools, multi_turn,
+        judge_rubric, rubric_group, math_rubric, think_parser, tools, stateful_tools,
+        env_group, multi_turn,
     )
 }  # fmt: skip
 
