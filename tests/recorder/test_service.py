@@ -1,13 +1,14 @@
 """The recorder finds again what was said."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from flash.bus.memory import MemoryBus
 from flash.contracts.groups import GroupScored
 from flash.contracts.packing import pack_ids
-from flash.contracts.requests import EventsFind
+from flash.contracts.requests import EventsFind, EventsPage
 from flash.contracts.runs import RunCancelled, RunCancelRequested
 from flash.contracts.values import Example, PolicyRef, Rollout, Verdict
 from flash.errors import Refused
@@ -90,3 +91,38 @@ async def test_an_unknown_noun_is_refused_with_the_known_ones() -> None:
 
     with pytest.raises(Refused, match="dataset, group, record, run, step, training"):
         await bus.ask(EventsFind(org="local", run_id="r1", nouns=["weather"]))
+
+
+async def test_groups_that_are_written_down_are_told_from_the_record_in_order_and_page_by_page(
+    recording: Any, facts: Any
+) -> None:
+    said = facts().whole(steps=3, groups=2)
+    recorder = recording.recorder(segment_bytes=1, page_events=2)
+    await recording.bus.answer("recorder", recorder.answers())
+    watching = asyncio.create_task(recorder.watch())
+    await recording.bus.publish(*said[:12])
+    while recorder.writer.book.written < 12:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    watching.cancel()
+    await asyncio.wait({watching})
+    await recording.bus.publish(*said[12:])
+    from_stream: list[int] = []
+    history = recording.bus.history
+
+    def watched(*patterns: str, after: int) -> Any:
+        from_stream.append(after)
+        return history(*patterns, after=after)
+
+    recording.bus.history = watched
+
+    pages = [EventsPage(events=[], upto=0, more=True)]
+    while pages[-1].more:
+        request = EventsFind(org="local", run_id="r1", nouns=["group", "run"], after=pages[-1].upto)
+        pages.append(await recording.bus.ask(request))
+
+    found = [event for page in pages for event in page.events]
+    wanted = [event for event in said if event.name.split(".")[0] in ("group", "run")]
+    assert [event.subject for event in found] == [event.subject for event in wanted]
+    assert [event.sequence for event in found] == [said.index(event) + 1 for event in wanted]
+    assert min(from_stream) == 12, "what is in the record is not read from the stream"
+    assert (await recording.bus.ask(EventsFind(org="other", run_id="r1", nouns=["group"]))).events == []
