@@ -126,7 +126,7 @@ class _Form:
             return None
         row = self._rows.row(example)
         tools = getattr(self.author, "tool_defs", None) or getattr(self.author, "oai_tools", None)
-        if tools or "tool" in str(row.get("info") or ""):
+        if tools or "tool" in str(row.get("info") or "") or "task" in row:  # which some releases refuse
             return None
         return _shown([without_nulls(message) for message in row["prompt"]], prompt_text, [])
 

@@ -78,6 +78,10 @@ def test_thoughts_are_apart_unless_a_parser_wants_to_see_their_tags(told: dict[s
     assert told["steps_of_thoughts"] == [["b", "a"]]
 
 
+def test_a_row_that_the_package_refuses_is_found_when_it_is_rendered(told: dict[str, Any]) -> None:
+    assert "Plain string task routes are no longer supported" in told["refused_row"]
+
+
 def test_the_package_knows_which_answers_were_cut(told: dict[str, Any]) -> None:
     assert told["cut"] == [1.0, 0.0]
 

@@ -152,6 +152,15 @@ def cut():
     return told
 
 
+def refused_row():
+    """A text as `task` was good until 0.1.12."""
+    told = []
+    rows = samples.rows(task="sums")
+    hosted = samples.hosted(vf.SingleTurnEnv(dataset=rows, rubric=vf.Rubric([samples.correct])))
+    hosted.rows({"split": "train", "start": 0, "count": 9, "prompt_text": ""}, lambda _, value: told.append(value))
+    return told[-1]["fault"]["message"]
+
+
 def steps_of_thoughts():
     """A multi-turn environment is given answers that know their thoughts."""
     seen = []
@@ -196,7 +205,7 @@ def left_behind():
 if __name__ == "__main__":
     told = {make.__name__: samples.by_flash(make(), played)[0] for make, played in CASES.items()}
     if hasattr(vf, "Client"):
-        found = (thoughts, cut, steps_of_thoughts, out_of_time, left_behind)
+        found = (thoughts, cut, refused_row, steps_of_thoughts, out_of_time, left_behind)
         told |= {one.__name__: one() for one in found}
     print("TOLD " + json.dumps(told))
     sys.stdout.flush()
