@@ -62,7 +62,7 @@ def evaluate(parser: ArgumentParser) -> None:
     )
     parser.add_argument("-n", "--examples", type=int, default=0, metavar="N", help="how many rows; default: all")
     parser.add_argument("-r", "--rollouts", type=int, default=1, metavar="R", help="attempts at each; default: 1")
-    parser.add_argument("--split", metavar="S", help="which rows; default: suites, else eval, where there are some, else train")
+    parser.add_argument("--split", metavar="S", help="which rows; default: suites, eval or train, the first there is")
     parser.add_argument("--temperature", type=float, default=1.0, help="default: 1, as in training")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer; default: the model's recipe")
     parser.add_argument("--seed", type=int, default=42)
