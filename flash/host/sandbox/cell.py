@@ -125,7 +125,7 @@ class Cell:
             landlock=("forks" if alone else "all") if self.layers.landlock else "off",
             seccomp=True,
             sockets="isolated" if alone else "none",
-            shared_memory=self.cgroup is not None,
+            shared_memory=alone and self.cgroup is not None,  # else a segment stays on the machine
             readable=[*system, *self._readable],
             shm=alone,
             processes=self.bounds.processes + elsewhere,
@@ -207,18 +207,15 @@ class Cell:
 
 
 def remove_tree(folder: Path) -> None:
-    """Also where somebody has closed folders in it to their owner."""
-
-    def opened(function: object, path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700)
-            os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
-
-    for _ in range(3):
-        shutil.rmtree(folder, onerror=opened)
-        if not folder.exists():
-            return
+    """Also where somebody has closed folders in it to their owner. Nothing outside of it is touched."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for root, folders, _ in os.walk(folder):
+        for name in folders:
+            with contextlib.suppress(OSError):
+                if not os.path.islink(place := os.path.join(root, name)):
+                    os.chmod(place, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Guard:
