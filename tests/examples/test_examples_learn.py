@@ -29,6 +29,7 @@ LESSONS = [
     Lesson("arithmetic", rows=64, rollouts=4, max_tokens=8, starts=0.75, reaches=0.73),
     Lesson("guess", rows=24, rollouts=8, max_tokens=8, starts=0.81, reaches=0.77),
     Lesson("gym", rows=64, rollouts=4, max_tokens=16, starts=0.75, reaches=0.80),
+    Lesson("reversal", rows=48, rollouts=4, max_tokens=32, starts=0.08, reaches=0.09, model="smollm2-135m"),
     Lesson("math", rows=48, rollouts=4, max_tokens=20, starts=0.25, reaches=0.50, model="smollm2-135m"),
 ]
 DAY = int(os.environ.get("FLASH_CHAOS_SEED", "0"))
