@@ -134,6 +134,12 @@ class Bus(Protocol):
     def entries(self, *patterns: str, after: int = 0) -> AsyncIterator[Entry]:
         """Like `replay`, but undecoded: the words themselves, those of a newer Flash too."""
 
+    async def forget(self, *patterns: str, before: int) -> None:
+        """Take facts on these subjects out of the stream, those at earlier places than `before`.
+
+        From then on, but for quick retries, nothing refuses a second telling of them.
+        """
+
     async def last(self, pattern: str) -> Told | None:
         """The newest fact on these subjects."""
 

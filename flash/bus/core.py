@@ -99,6 +99,10 @@ class StreamBus:
                 id, cause = said.get(MESSAGE_ID, ""), said.get(CAUSED_BY, "")
                 yield Entry(message.sequence, message.time, message.subject, id, cause, body)
 
+    async def forget(self, *patterns: str, before: int) -> None:
+        for pattern in _once(patterns):
+            await self._stream.purge(pattern, before)
+
     async def last(self, pattern: str) -> Told | None:
         message = await self._stream.newest(pattern)
         return None if message is None else await self._told(message)

@@ -116,6 +116,9 @@ class Stream(Protocol):
     def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> "Reading":
         """Ordered and without gaps; with `follow` for ever, else up to what is there now."""
 
+    async def purge(self, pattern: str, before: int) -> None:
+        """Remove the messages on these subjects whose sequence is smaller."""
+
     async def bury(self, letter: Letter) -> None:
         """Keep a dead letter, under its own subject."""
 

@@ -10,6 +10,7 @@ import structlog
 from flash.bus import Bus, EveryReplica, Shared
 from flash.contracts.base import Event, Request, RunEvent, Token
 from flash.contracts.catalogue import noun_pattern
+from flash.contracts.groups import GroupScored
 from flash.contracts.keys import spec_key
 from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed, RunStarted
 from flash.contracts.spec import RunSpec
@@ -100,6 +101,7 @@ class Learner:
             try:
                 for fact in await training.start():
                     yield fact
+                await self._check_groups(spec, event, training.done, recorded)
                 lessons = self._lessons(spec, event, training.done, over)
                 for step in range(training.done + 1, event.steps + 1):
                     coming = asyncio.ensure_future(over.unless(lessons.of_step(step)))
@@ -144,6 +146,18 @@ class Learner:
     async def _recorded(self, event: RunStarted) -> Recorded:
         patterns = noun_pattern("step", event.org, event.run_id)
         return Recorded.of([told.event async for told in self._bus.history(*patterns)])
+
+    async def _check_groups(self, spec: RunSpec, event: RunStarted, done: int, recorded: Recorded) -> None:
+        """Raises CannotTrain where the first step to be done again has lost its groups: they would never come."""
+        if spec.algorithm != "grpo" or done + 1 not in recorded.finished:
+            return
+        known = {"org": event.org, "run_id": event.run_id, "scope": "train", "step": done + 1}
+        there = [told.sequence async for told in self._bus.history(GroupScored.pattern(**known))]
+        if len(there) < event.prompts_per_step:
+            raise CannotTrain(
+                f"step {done + 1} would have to be done again, as no later checkpoint can be read, but its groups have "
+                "left the stream: start a new run from the newest adapter"
+            )
 
     def _lessons(self, spec: RunSpec, event: RunStarted, done: int, over: Over) -> Lessons:
         if spec.algorithm == "sft":

@@ -13,7 +13,7 @@ from flash.contracts.catalogue import kind_of
 from flash.contracts.groups import GroupRequested, GroupScored
 from flash.contracts.record import RecordClosed
 from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunSubmitted
-from flash.contracts.steps import StepFinished
+from flash.contracts.steps import StepFinished, StepSaved
 from services.recorder.parquet import ScoredGroup
 
 LAST_WORDS = (RunCompleted, RunFailed, RunCancelled)
@@ -51,6 +51,10 @@ class Pages:
     """Groups to be written, each with the position at which it became so."""
     unsettled: dict[GroupKey, int] = field(default_factory=dict)
     """Groups that were asked for and are not scored, with the position of the request."""
+    finished: int = 0
+    """The newest finished step: what is scored for it or earlier ones again is a double."""
+    saved: bool = False
+    """A checkpoint was told since the last segment."""
     ended: LastWord | None = None
     is_closed: bool = False
 
@@ -74,9 +78,9 @@ class Book:
             return None
         return said["org"], said["run_id"]
 
-    def open(self, org: str, run_id: str, ended: LastWord | None) -> None:
-        """A run that has a past: whether it was over already."""
-        self._runs[run_id] = Pages(org=org, ended=ended)
+    def open(self, org: str, run_id: str, *, finished: int, ended: LastWord | None) -> None:
+        """A run that has a past: its newest finished step, and whether it was over already."""
+        self._runs[run_id] = Pages(org=org, finished=finished, ended=ended)
 
     def add(self, entry: Entry) -> None:
         """One more fact, in the order of the stream."""
@@ -94,14 +98,19 @@ class Book:
             pages.unsettled.setdefault(_group(said), entry.sequence)
         elif kind is GroupScored:
             pages.unsettled.pop(_group(said), None)
+            if said["scope"] == "train" and int(said["step"]) <= pages.finished:
+                return  # a late teller's, after the first was taken out of the stream
             pages.waiting[_group(said)] = entry
             if said["scope"] == "eval" or pages.ended:
                 self._complete(pages, entry.sequence, {_group(said): None})
         elif kind is StepFinished:
             finished = StepFinished.decode(entry.body)
+            pages.finished = max(pages.finished, finished.step)
             trained = {("train", finished.step, group.group): group.advantages for group in finished.groups}
             done = sorted(key for key in pages.waiting if key[0] == "train" and key[1] <= finished.step)
             self._complete(pages, entry.sequence, {key: trained.get(key) for key in done})
+        elif kind is StepSaved:
+            pages.saved = True
         elif kind in LAST_WORDS:
             pages.ended = LastWord(entry.sequence, entry.time)
             self._complete(pages, entry.sequence, dict.fromkeys(sorted(pages.waiting)))
@@ -149,6 +158,13 @@ class Book:
         """It was said that the record of a run is closed."""
         self._runs[run_id].is_closed = True
         self.forget(self.written)
+
+    def saved(self) -> list[tuple[str, str]]:
+        """Organisation and run of those whose checkpoints were told since this was last asked."""
+        found = [(pages.org, run_id) for run_id, pages in self._runs.items() if pages.saved]
+        for _, run_id in found:
+            self._runs[run_id].saved = False
+        return found
 
     @property
     def has_ended(self) -> bool:

@@ -34,7 +34,7 @@ class Recorder:
         self._bus = bus
         self._settings = settings
         self._shelf = Shelf(store, settings.home / "record", settings.cache_bytes)
-        self.writer = Writer(bus, bus.records("recorder"), self._shelf, settings, now=now)
+        self.writer = Writer(bus, store, bus.records("recorder"), self._shelf, settings, now=now)
         self._rollouts = Rollouts(store, self._shelf, self.writer, settings)
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:

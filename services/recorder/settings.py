@@ -20,6 +20,8 @@ class Settings(ServiceSettings, frozen=True):
     """How long a fact waits for others before it is written."""
     settle_s: float = Field(60.0, ge=0)
     """How long after a run's end its record stays open for groups that were asked for and have not come."""
+    keep_steps: int = Field(50, ge=0)
+    """How many finished steps of a run keep their groups in the stream, however many checkpoints cover them."""
     cache_bytes: int = Field(4 << 30, ge=0)
     """How large the copies of segments on this machine may grow that are kept for the next question."""
     find_s: float = Field(20.0, gt=0)

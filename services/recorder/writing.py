@@ -14,11 +14,14 @@ import structlog
 
 from flash import chaos
 from flash.bus import Bus, Entry
+from flash.contracts.steps import StepFinished
 from flash.records import Records
+from flash.store import Store
 from services.recorder.book import LAST_WORDS, Book, LastWord, Segment
 from services.recorder.parquet import events_file, rollouts_file
 from services.recorder.settings import Settings
 from services.recorder.shelf import Shelf
+from services.recorder.trimming import Trimmer
 
 POSITION = "position"
 """The id of the record."""
@@ -44,13 +47,14 @@ class Writer:
     """Reads every fact about runs, and keeps it until it lies in a segment."""
 
     def __init__(
-        self, bus: Bus, records: Records, shelf: Shelf, settings: Settings, *, now: Callable[[], float]
+        self, bus: Bus, store: Store, records: Records, shelf: Shelf, settings: Settings, *, now: Callable[[], float]
     ) -> None:
         self._bus = bus
         self._records = records
         self._shelf = shelf
         self._settings = settings
         self._now = now
+        self._trimmer = Trimmer(bus, store, settings.keep_steps)
         self.book = Book(written=0)
         self._waits_since: float | None = None
         self._due = asyncio.Event()
@@ -68,7 +72,8 @@ class Writer:
         async with aclosing(self._bus.entries("flash.>", after=begin)) as entries:  # type: ignore[type-var]
             async for entry in entries:
                 if whose := self.book.lacks(entry):
-                    self.book.open(*whose, ended=await self._ended_before(entry, *whose))
+                    finished = await self._finished_before(entry, *whose)
+                    self.book.open(*whose, finished=finished, ended=await self._ended_before(entry, *whose))
                 self.book.add(entry)
                 if self._waits_since is None:
                     self._waits_since = asyncio.get_running_loop().time()
@@ -84,6 +89,13 @@ class Writer:
             if told is not None and told.sequence < entry.sequence:
                 return LastWord(told.sequence, told.time)
         return None
+
+    async def _finished_before(self, entry: Entry, org: str, run_id: str) -> int:
+        newest = 0
+        async for told in self._bus.history(StepFinished.pattern(org=org, run_id=run_id)):
+            if told.sequence < entry.sequence and isinstance(told.event, StepFinished):
+                newest = max(newest, told.event.step)
+        return newest
 
     async def _write(self) -> None:
         while True:
@@ -121,6 +133,8 @@ class Writer:
         await self._records.update(POSITION, lambda found: _done(found, plan.upto, begin))
         chaos.point("recorded")
         self._forget(plan.upto)
+        for org, run_id in self.book.saved():
+            await self._trimmer.trim(org, run_id, plan.upto)
         if read_until > plan.upto and self._waits_since is None:
             self._waits_since = asyncio.get_running_loop().time()
         return True

@@ -116,6 +116,55 @@ async def test_the_newest_fact_on_a_pattern_is_found(bus: Bus) -> None:
     assert await bus.last("flash.step.*.v1.local.r1.>") is None
 
 
+async def test_entries_are_the_words_themselves_large_ones_and_those_that_nobody_knows_too(side: Any) -> None:
+    bus = await side.bus()
+    large = generated(requested(), padding=600_000)
+    await bus.publish(large, caused_by="because")
+    await side.tell_raw("flash.run.imagined.v9.local.r1", b"whatever")
+
+    entries = []
+    async for entry in bus.entries("flash.>"):
+        entries.append(entry)
+        if len(entries) == 2:
+            break
+
+    assert [entry.body for entry in entries] == [large.encode(), b"whatever"]
+    assert [entry.subject for entry in entries] == [large.subject, "flash.run.imagined.v9.local.r1"]
+    assert (entries[0].caused_by, entries[0].message_id) == ("because", large.subject)
+
+
+async def test_what_is_forgotten_is_read_and_heard_no_more_and_the_rest_is(side: Any) -> None:
+    bus = await side.bus()
+    await bus.publish(*(requested(group) for group in range(4)), requested(9, run_id="r2"), started())
+    places = [fact.sequence async for fact in bus.history("flash.>")]
+    heard: list[int] = []
+
+    await bus.forget(GroupRequested.pattern(run_id="r1"), before=places[3])
+    await bus.listen(Shared(name="rollout", event=GroupRequested, handler=answering("one", heard)))
+    await until(lambda: len(heard) == 2)
+
+    assert heard == [3, 9]
+    assert await told(bus, "flash.group.requested.>", "flash.run.>") == [
+        requested(3), requested(9, run_id="r2"), started(),
+    ]  # fmt: skip
+    assert await bus.last(requested(0).subject) is None
+    assert await bus.last(started().subject) is not None
+
+
+async def test_what_is_forgotten_while_it_waits_reaches_nobody(side: Any) -> None:
+    bus = await side.bus()
+    heard: list[int] = []
+    await bus.listen(Shared(name="rollout", event=GroupRequested, handler=answering("one", heard, works_s=0.3)))
+    await bus.publish(*(requested(group) for group in range(3)))
+    await until(lambda: heard == [0])
+
+    await bus.forget(GroupRequested.pattern(run_id="r1"), before=1_000)
+    await bus.publish(requested(7))
+    await until(lambda: len(heard) == 2)
+
+    assert heard == [0, 7]
+
+
 async def test_a_replay_gives_what_was_and_then_what_comes_in_order(bus: Bus) -> None:
     await bus.publish(*(requested(group) for group in range(20)))
     heard: list[int] = []

@@ -202,6 +202,40 @@ async def test_a_damaged_checkpoint_is_passed_over(make: Any) -> None:
     assert digest_of({WEIGHTS: stored}) == finished(told)[4].policy.digest
 
 
+async def test_groups_that_have_left_the_stream_are_not_needed_behind_a_checkpoint(make: Any) -> None:
+    spec = make.spec(save_every=1)
+    _, undisturbed = await train(make, spec, groups_of(make))
+    bus = MemoryBus()
+    await store_spec(bus, spec)
+    await bus.publish(*groups_of(make, steps=3))
+    event = make.started(spec, steps=STEPS)
+    before = asyncio.create_task(hear(learner_on(bus, Base(make.random_qwen3(), "random")), bus, event))
+    await until(bus, lambda event: isinstance(event, StepSaved) and event.step == 2)
+    before.cancel()
+    await asyncio.wait({before})
+
+    await bus.forget(GroupScored.pattern(run_id="run"), before=5)
+    await bus.publish(*groups_of(make)[6:])
+    after = await hear(learner_on(bus, Base(make.random_qwen3(), "random"), "two"), bus, event)
+
+    assert finished(after)[4].policy == finished(undisturbed)[4].policy
+
+
+async def test_a_run_whose_checkpoints_are_lost_and_whose_groups_have_left_the_stream_fails_and_says_so(
+    make: Any,
+) -> None:
+    spec = make.spec(save_every=1)
+    bus, _ = await train(make, spec, groups_of(make))
+    for step in (2, 3, 4):
+        await bus.store.put(f"runs/run/checkpoints/step-{step}/{WEIGHTS}", b"rust")
+    await bus.forget(GroupScored.pattern(run_id="run"), before=4)
+
+    said = await hear(learner_on(bus, Base(make.random_qwen3(), "random"), "two"), bus, make.started(spec, steps=STEPS))
+
+    assert isinstance(said[-1], TrainingFailed)
+    assert "step 2 would have to be done again" in said[-1].reason
+
+
 async def test_a_replay_obeys_the_cut_and_the_threads_that_were_noted(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,3 +107,16 @@ def test_facts_of_environments_and_facts_that_nobody_here_knows_are_passed_over(
 
     assert book.read == 2
     assert list(book.segments(2)) == []
+
+
+def test_a_group_told_again_after_its_step_was_finished_is_no_second_rollout(facts: Any) -> None:
+    f = facts()
+    said = [f.scored(1, 0), f.finished(1, groups=1), f.scored(1, 0)]
+
+    assert written(read(said), 3) == ([1, 2, 3], [("train-1-0", 1.5)])
+
+    book = Book(written=0)
+    book.open("local", "r1", finished=1, ended=None)
+    book.add(entries([f.scored(1, 0)])[0])
+    assert written(book, 1) == ([1], [])
+    assert book.unwritten("r1") == []

@@ -102,6 +102,9 @@ class JetStream:
             headers[EXPECT_OVER] = over
         return await self._publish(letter.subject, letter.body, headers)
 
+    async def purge(self, pattern: str, before: int) -> None:
+        await self.api(f"STREAM.PURGE.{self._name}", {"filter": pattern, "seq": before})
+
     async def bury(self, letter: Letter) -> None:
         # The headers of the fact, but not its id: that one is already in the other stream's window.
         await self._publish(letter.subject, letter.body, letter.headers)

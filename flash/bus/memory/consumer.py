@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from flash.bus import Pool
@@ -94,6 +95,7 @@ class MemoryConsumer:
         matches: Callable[[str], object],
         clock: Clock,
         ack_wait_s: float,
+        purged: set[int],
     ) -> None:
         self.ack_wait_s = ack_wait_s
         self.queue: deque[Seat] = deque()
@@ -101,6 +103,7 @@ class MemoryConsumer:
         self._messages = messages
         self._matches = matches
         self._clock = clock
+        self._purged = purged
         self._looked_at = 0
         self._ready: deque[Message] = deque()
         self._counts: dict[int, int] = {}
@@ -112,7 +115,7 @@ class MemoryConsumer:
     def pump(self) -> None:
         """Give what is there to who waits."""
         for message in self._messages[self._looked_at :]:
-            if self._matches(message.subject):
+            if self._matches(message.subject) and message.sequence not in self._purged:
                 self._ready.append(message)
         self._looked_at = len(self._messages)
         while self._ready and (waiter := self._next_waiter()):
@@ -122,6 +125,13 @@ class MemoryConsumer:
             delivery = MemoryDelivery(message, count, self, seat.view)
             seat.view.hold(delivery)
             future.set_result(delivery)
+
+    def drop(self, gone: list[Message]) -> None:
+        """They were taken out of the stream."""
+        for message in gone:
+            self._counts.pop(message.sequence, None)
+            with suppress(ValueError):
+                self._ready.remove(message)
 
     def finish(self, message: Message) -> None:
         """Nobody gets it again, whoever else may hold it: so does JetStream."""

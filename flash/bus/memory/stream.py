@@ -21,7 +21,9 @@ class MemoryStream:
         self.clock: Clock = clock or RealClock()
         self.ack_wait_s = ack_wait_s
         self.messages: list[Message] = []
-        """In order; the message with sequence n is at n - 1."""
+        """In order; the message with sequence n is at n - 1, also once it was purged."""
+        self.purged: set[int] = set()
+        """Sequences of messages that nobody is to see again."""
         self.dead_letters: list[Letter] = []
         self.desks: list[Desk] = []
         self._newest: dict[str, Message] = {}
@@ -53,6 +55,16 @@ class MemoryStream:
         found = [message for subject, message in self._newest.items() if matches(subject)]
         return max(found, key=lambda message: message.sequence, default=None)
 
+    def purge(self, pattern: str, before: int) -> None:
+        matches = matcher(pattern)
+        gone = [m for m in self.messages[: before - 1] if m.sequence not in self.purged and matches(m.subject)]
+        self.purged.update(message.sequence for message in gone)
+        for message in gone:
+            if self._newest.get(message.subject) is message:
+                del self._newest[message.subject]
+        for consumer in self._consumers.values():
+            consumer.drop(gone)
+
     async def grown(self) -> None:
         """Returns when the next message has been appended."""
         await self._grown.wait()
@@ -61,7 +73,7 @@ class MemoryStream:
         if subscription.name not in self._consumers:
             matches = matcher(subscription.event.pattern(**subscription.where))
             self._consumers[subscription.name] = MemoryConsumer(
-                subscription.name, self.messages, matches, self.clock, self.ack_wait_s
+                subscription.name, self.messages, matches, self.clock, self.ack_wait_s, self.purged
             )
         return self._consumers[subscription.name]
 
@@ -92,6 +104,9 @@ class MemoryView(View):
     def read(self, patterns: Sequence[str], after: int, *, follow: bool) -> "MemoryReading":
         return MemoryReading(self._stream, matcher(*patterns), after, follow=follow)
 
+    async def purge(self, pattern: str, before: int) -> None:
+        self._stream.purge(pattern, before)
+
     async def bury(self, letter: Letter) -> None:
         self._stream.dead_letters.append(letter)
 
@@ -119,10 +134,13 @@ class MemoryReading:
     async def __anext__(self) -> Message:
         while True:
             there = self._stream.messages[self._seen : None if self._follow else self._end]
-            self._waiting.extend(message for message in there if self._matches(message.subject))
+            purged = self._stream.purged
+            self._waiting.extend(m for m in there if self._matches(m.subject) and m.sequence not in purged)
             self._seen += len(there)
-            if self._waiting:
-                return replace(self._waiting.popleft(), pending=len(self._waiting))
+            while self._waiting:
+                message = self._waiting.popleft()
+                if message.sequence not in purged:
+                    return replace(message, pending=len(self._waiting))
             if not self._follow:
                 raise StopAsyncIteration
             await self._stream.grown()
