@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "up": Command("cli.local", "up", "start the stack of this machine"),
     "down": Command("cli.local", "down", "stop it"),
     "ps": Command("cli.local", "ps", "what runs, and what waits"),
+    "doctor": Command("cli.doctor", "doctor", "what stands between author code and this machine"),
     "version": Command("cli.local", "version", "which Flash this is"),
     "env setup": Command("cli.environments", "setup", "lay down a starter project in this folder"),
     "env test": Command("cli.testing", "test", "what would go wrong in training, found before it does"),

@@ -1,4 +1,4 @@
-"""Loaded environments, kept warm: one host for each version, params, requirements and network, the longest idle gone first."""
+"""Loaded environments, kept warm: one host for each version and each way to load it, the longest idle gone first."""
 
 import asyncio
 import time

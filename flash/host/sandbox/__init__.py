@@ -13,7 +13,7 @@ What a host does itself, before it loads anything, is `flash.host.child.confinem
 
 from flash.host.sandbox.bubblewrap import EGRESS_SOCKET
 from flash.host.sandbox.cell import Bounds, Cell
-from flash.host.sandbox.destinations import LOOPBACK
+from flash.host.sandbox.destinations import LOOPBACK, operator
 from flash.host.sandbox.egress import Decision, Egress
 from flash.host.sandbox.layers import NONE, Layers, chosen, found
 from flash.host.sandbox.processes import private_bytes
@@ -29,5 +29,6 @@ __all__ = [
     "Layers",
     "chosen",
     "found",
+    "operator",
     "private_bytes",
 ]

@@ -1,0 +1,60 @@
+"""`flash doctor`, on this very machine and on others that it might be."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from cli.__main__ import main
+from flash.host.sandbox import layers
+from flash.host.sandbox.layers import Findings
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    found: dict[str, object] = json.loads(capsys.readouterr().out)["sandbox"]
+    return found
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Findings], None]:
+    """Another than this one."""
+
+    def be(findings: Findings) -> None:
+        for module in ("flash.host.sandbox", "flash.host.sandbox.layers"):
+            monkeypatch.setattr(f"{module}.found", lambda: findings)
+
+    monkeypatch.delenv("FLASH_SANDBOX", raising=False)
+    return be
+
+
+def test_the_layers_in_force_are_those_that_a_host_gets(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor", "--json"])
+
+    found = said(capsys)
+    assert code == 0
+    assert found["layers"] == layers.chosen().names
+    assert found["egress"] == "named"
+
+
+def test_what_is_missing_is_said_with_what_was_tried(
+    machine: Callable[[Findings], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(Findings(landlock_abi=7, seccomp=True, refused=(("bwrap", "not installed"),)))
+
+    code = main(["doctor", "--json"])
+
+    found = said(capsys)
+    assert (code, found["walls"]) == (0, "landlock")
+    assert "namespaces" in str(found["missing"])
+    assert "not installed" in str(found["tried"])
+
+
+def test_a_machine_where_author_code_cannot_be_run_is_an_error_with_the_way_out(
+    machine: Callable[[Findings], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(Findings(refused=(("bwrap", "not installed"),)))
+
+    code = main(["doctor", "--json"])
+
+    assert code == 1
+    assert "install bubblewrap, or set FLASH_SANDBOX=none" in str(said(capsys)["refused"])
