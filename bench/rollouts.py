@@ -43,7 +43,7 @@ from services.recorder.query import SHOWN, query
 from services.recorder.service import Recorder
 from services.recorder.settings import Settings
 
-GROUP, GROUPS_A_STEP, GROUPS_A_SEGMENT = 8, 64, 512
+GROUP, GROUPS_A_STEP, GROUPS_A_SEGMENT = 8, 64, 360
 PROMPT_WORDS, ANSWER_WORDS, ANSWER_TOKENS = 40, 150, 200
 ORG, RUN = "local", "r1"
 
@@ -113,7 +113,7 @@ async def main(options: argparse.Namespace) -> None:
         await bus.answer("recorder", recorder.answers())
         await bus.ask(QUESTIONS["as played"], 120.0)  # the segments are fetched, once
         [fenced] = psutil.Process().children()
-        files = sorted(glob(f"{place}/record/**/*.parquet", recursive=True))
+        files = sorted(glob(f"{place}/record/copies/**/*.parquet", recursive=True))
         ours: dict[str, list[Turn]] = {name: [] for name in QUESTIONS}
         floors: dict[str, list[Turn]] = {name: [] for name in QUESTIONS}
         most_bytes = 0

@@ -1,6 +1,8 @@
 """Finds rollouts: those of the segments, and those that no segment holds yet."""
 
 import asyncio
+import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,6 +77,12 @@ class Rollouts:
     async def close(self) -> None:
         await self._askers.close()
 
+    def tidy(self) -> None:
+        """Remove what was left by recorders that died while they answered."""
+        for folder in (self._settings.home / "record" / "asked").glob("*"):
+            if time.time() - folder.stat().st_mtime > 2 * self._settings.export_s:
+                shutil.rmtree(folder, ignore_errors=True)
+
     @asynccontextmanager
     async def _files(self, asked: RolloutsAsked) -> AsyncIterator[tuple[list[str], Path]]:
         """Parquet files that hold every rollout of the run once, and a folder of one's own."""
@@ -83,12 +91,12 @@ class Rollouts:
         # What is in memory first: what leaves it meanwhile is in the store by then.
         unwritten, written = book.unwritten(asked.run_id), book.written
         segments = await self._shelf.segments(asked.run_id, "rollouts")
-        folder = self._settings.home / "record"
+        folder = self._settings.home / "record" / "asked"
         folder.mkdir(parents=True, exist_ok=True)
         async with self._shelf.copies(segments) as paths:
             newer = [path for path, segment in zip(paths, segments, strict=True) if segment.last > written]
             stored = {id for path in newer for id in await asyncio.to_thread(parquet.group_ids, path)}
-            with TemporaryDirectory(dir=folder, prefix="asked-") as own:
+            with TemporaryDirectory(dir=folder) as own:
                 tail = Path(own) / "tail.parquet"
                 rest = [group for group in unwritten if group.id not in stored]
                 tail.write_bytes(await asyncio.to_thread(parquet.rollouts_file, rest))

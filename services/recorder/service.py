@@ -46,6 +46,7 @@ class Recorder:
 
     async def watch(self) -> None:
         """Write runs down until cancelled."""
+        await asyncio.to_thread(self._rollouts.tidy)
         await self.writer.watch()
 
     async def close(self) -> None:

@@ -16,8 +16,8 @@ class Settings(ServiceSettings, frozen=True):
     """How long an asker may be kept waiting for news."""
     segment_bytes: int = Field(16 << 20, ge=1)
     """How many bytes of facts are written together; four times as many may wait in memory."""
-    segment_s: float = Field(30.0, gt=0)
-    """How long a fact waits for others before it is written."""
+    segment_s: float = Field(300.0, gt=0)
+    """How long a fact waits for others before it is written: a day of a slow run is few segments."""
     settle_s: float = Field(60.0, ge=0)
     """How long after a run's end its record stays open for groups that were asked for and have not come."""
     keep_steps: int = Field(50, ge=0)

@@ -28,7 +28,7 @@ class Shelf:
 
     def __init__(self, store: Store, folder: Path, cache_bytes: int) -> None:
         self._store = store
-        self._folder = folder
+        self._folder = folder / "copies"
         self._cache_bytes = cache_bytes
         self._in_use: Counter[Path] = Counter()
 
@@ -63,7 +63,10 @@ class Shelf:
             await self._store.get_file(segment.key, path)
 
     def _tidy(self) -> None:
-        there = [(path, path.stat()) for path in self._folder.rglob("*.parquet")]
+        there: list[tuple[Path, os.stat_result]] = []
+        for path in self._folder.rglob("*.parquet"):
+            with suppress(FileNotFoundError):  # somebody else tidies too
+                there.append((path, path.stat()))
         too_many_bytes = sum(stat.st_size for _, stat in there) - self._cache_bytes
         for path, stat in sorted(there, key=lambda found: found[1].st_mtime):
             if too_many_bytes <= 0:

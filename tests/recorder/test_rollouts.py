@@ -258,6 +258,23 @@ async def test_segments_that_were_not_used_for_long_make_room_on_this_machine(wr
     assert list((written.home / "small").rglob("*.parquet")) == []
 
 
+async def test_what_a_recorder_that_died_left_behind_is_removed_once_it_is_old(recording: Any) -> None:
+    left, new = recording.home / "1/record/asked/left", recording.home / "1/record/asked/new"
+    for folder in (left, new):
+        folder.mkdir(parents=True)
+        (folder / "tail.parquet").write_bytes(b"PAR1")
+    os.utime(left, (0.0, 0.0))
+
+    watching = asyncio.create_task(recording.recorder().watch())
+    for _ in range(200):
+        if not os.path.exists(left):  # noqa: ASYNC240
+            break
+        await asyncio.sleep(0.02)
+    watching.cancel()
+
+    assert os.listdir(recording.home / "1/record/asked") == ["new"]
+
+
 def entry(event: Any, sequence: int = 1) -> Any:
     from flash.bus import Entry
 
