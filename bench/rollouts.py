@@ -110,6 +110,7 @@ async def main(options: argparse.Namespace) -> None:
         written_s = await write(store, options.rollouts)
         bus = MemoryBus(store)
         recorder = Recorder(bus, store, Settings(home=Path(place)), now=time.time)
+        recorder.writer.book.forget(options.rollouts)  # it knows that everything is written
         await bus.answer("recorder", recorder.answers())
         await bus.ask(QUESTIONS["as played"], 120.0)  # the segments are fetched, once
         [fenced] = psutil.Process().children()

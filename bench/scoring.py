@@ -32,6 +32,8 @@ from flash.host.sandbox import chosen
 
 TRIVIAL = ROOT / "bench" / "trivial"
 GROUP = 8
+ANSWER_TOKENS = 64
+"""Of a rollout through the service: short, so that it is scoring that is measured; `bench.transport` has long ones."""
 EXAMPLE = Example(index=0, id="row-0", input="question", output="answer", record={"input": "question"})
 TEXTS = [f"{number} " + "and then said what it had found " * 64 for number in range(GROUP)]
 SERVICE, HOST, ALONE, CALL, PLAIN, PROCESS = (
@@ -139,7 +141,7 @@ def processes(groups: int) -> Turn:
 
 
 def service(ours: Ours, groups: int) -> Turn:
-    turn = ours.turn(groups)
+    turn = ours.turn(groups, answer_tokens=ANSWER_TOKENS)
     return Turn(groups * GROUP, turn.wall_s, sum(turn.cpu_s.values()))
 
 

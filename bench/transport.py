@@ -112,17 +112,17 @@ class Ours:
         stack.callback(part.stop)
         return part
 
-    def turn(self, groups: int) -> Turn:
+    def turn(self, groups: int, answer_tokens: int = ANSWER_TOKENS) -> Turn:
         run_id = next(self._run_ids)
         self._runner.run(self._submit(run_id))
-        self._rollout.ask("prepare", run_id=run_id, groups=groups)
+        self._rollout.ask("prepare", run_id=run_id, groups=groups, tokens=answer_tokens)
 
         def go() -> None:
             self._learner.tell("read", run_id=run_id, groups=groups)
             self._rollout.tell("go")
             learned = self._learner.hear()
             self._rollout.hear()
-            wanted = {"tokens": groups * ROLLOUTS * (PROMPT_TOKENS + ANSWER_TOKENS), "rewards": groups * ROLLOUTS}
+            wanted = {"tokens": groups * ROLLOUTS * (PROMPT_TOKENS + answer_tokens), "rewards": groups * ROLLOUTS}
             assert learned == wanted, f"the learner got {learned} and should have {wanted}"
 
         return timed(groups, self.pids, go)

@@ -43,11 +43,11 @@ async def rollout(bus: Bus, store: Store) -> None:
     ready: list[GroupGenerated] = []
     sampled: list[Sampled] = []
 
-    async def prepare(run_id: str, groups: int) -> dict[str, Any]:
+    async def prepare(run_id: str, groups: int, tokens: int) -> dict[str, Any]:
         """Draw the tokens; packing and encoding them is part of what is measured."""
         rng = random.Random(run_id)
         ready[:] = [unsampled(run_id, number, rng) for number in range(groups)]
-        sampled[:] = [sample(rng) for _ in range(groups)]
+        sampled[:] = [sample(rng, tokens) for _ in range(groups)]
         return {"body_bytes": len(generated(ready[0], sampled[0]).encode())}
 
     async def go() -> dict[str, Any]:
@@ -165,12 +165,12 @@ def unsampled(run_id: str, number: int, rng: random.Random) -> GroupGenerated:
     )  # fmt: skip
 
 
-def sample(rng: random.Random) -> Sampled:
+def sample(rng: random.Random, tokens: int = ANSWER_TOKENS) -> Sampled:
     return [
         (
-            [rng.randrange(150_000) for _ in range(ANSWER_TOKENS)],
-            [-rng.expovariate(1.0) for _ in range(ANSWER_TOKENS)],
-            " ".join(rng.choices(WORDS, k=ANSWER_TOKENS)),
+            [rng.randrange(150_000) for _ in range(tokens)],
+            [-rng.expovariate(1.0) for _ in range(tokens)],
+            " ".join(rng.choices(WORDS, k=tokens)),
         )
         for _ in range(ROLLOUTS)
     ]

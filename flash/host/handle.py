@@ -195,6 +195,10 @@ class Host:
         episodes.ended.add_done_callback(lambda _: self._slots.release())
         return episodes
 
+    def private_bytes(self) -> int:
+        """Memory that its processes take for themselves; a page that forks share counts once for each."""
+        return self._link.private_bytes()
+
     async def close(self) -> None:
         self._closed = True
         async with self._restarting:

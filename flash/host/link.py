@@ -170,6 +170,10 @@ class Link(asyncio.Protocol):
             self._send(Question(id=id, deadline_s=math.inf, body=_encode([method, args, cpu_s])))
         return Talk(self, id, ended)
 
+    def private_bytes(self) -> int:
+        """Memory that its processes take for themselves."""
+        return private_bytes(self._process.pid)
+
     def kill(self, because: str) -> None:
         """Take the zygote and everything below it."""
         self.lost_because = self.lost_because or because

@@ -24,6 +24,14 @@ class _Kept:
     users: int = 0
     used_at: float = 0.0
 
+    @property
+    def is_loaded(self) -> bool:
+        return self.started.done() and not self.started.cancelled() and self.started.exception() is None
+
+
+_WEIGHED_S = 10.0
+"""How often the memory of all hosts is counted, at least."""
+
 
 class Archives:
     """Environments unpacked on this machine, each once."""
@@ -40,7 +48,7 @@ class Archives:
 
 
 class Hosts:
-    """At most `max_hosts` environments, unless more are in use."""
+    """At most `max_hosts` environments, and `max_bytes` of memory, unless more are in use."""
 
     def __init__(
         self,
@@ -50,11 +58,12 @@ class Hosts:
         limits: Limits,
         load_timeout_s: float,
         max_hosts: int,
+        max_bytes: int,
         idle_s: float,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._archives, self._sets, self._limits, self._load_timeout_s = archives, sets, limits, load_timeout_s
-        self._max_hosts, self._idle_s, self._now = max_hosts, idle_s, now
+        self._max_hosts, self._max_bytes, self._idle_s, self._now = max_hosts, max_bytes, idle_s, now
         self._kept: dict[bytes, _Kept] = {}
 
     @asynccontextmanager
@@ -96,21 +105,37 @@ class Hosts:
         )
         began = self._now()
         host = await Host.start(spec, load_timeout_s=self._load_timeout_s)
+        await self._make_room()
         log.info("environment.loaded", digest=digest[:12], name=host.about.name, took_s=round(self._now() - began, 3))
         return host
 
     async def keep_tidy(self) -> None:
         """Close what has been idle for too long, for ever."""
         while True:
-            await asyncio.sleep(self._idle_s / 4)
+            await asyncio.sleep(min(self._idle_s / 4, _WEIGHED_S))
             await self._evict()
+            await self._make_room()
 
     async def close(self) -> None:
         for which in list(self._kept):
             await self._drop(which)
 
+    async def _make_room(self) -> None:
+        """Close the longest idle for as long as all of them take more memory than they may."""
+        while idle := self._idle():
+            hosts = [kept.started.result() for kept in self._kept.values() if kept.is_loaded]
+            if sum(await asyncio.to_thread(_weights, hosts)) <= self._max_bytes:
+                return
+            _, which = idle[0]
+            log.info("environment.evicted", because="the memory of all hosts", kept=len(self._kept) - 1)
+            await self._drop(which)
+
+    def _idle(self) -> list[tuple[float, bytes]]:
+        """The longest idle first."""
+        return sorted((kept.used_at, which) for which, kept in self._kept.items() if not kept.users)
+
     async def _evict(self) -> None:
-        idle = sorted((kept.used_at, which) for which, kept in self._kept.items() if not kept.users)
+        idle = self._idle()
         too_many = len(self._kept) - self._max_hosts
         for place, (used_at, which) in enumerate(idle):
             if place < too_many or self._now() - used_at > self._idle_s:
@@ -127,3 +152,7 @@ class Hosts:
         except (Exception, asyncio.CancelledError):
             return  # it never was
         await host.close()
+
+
+def _weights(hosts: Sequence[Host]) -> list[int]:
+    return [host.private_bytes() for host in hosts]

@@ -70,10 +70,14 @@ class Scorer:
                 say=lambda text: log.info("requirements.installing", told=text),
             ),
             limits=Limits(
-                slots=settings.slots, episodes=settings.max_episode_groups, memory_bytes=settings.memory_bytes
+                slots=settings.slots,
+                episodes=settings.max_episode_groups,
+                memory_bytes=settings.memory_bytes,
+                host_bytes=settings.host_bytes,
             ),
             load_timeout_s=settings.load_timeout_s,
             max_hosts=settings.max_hosts,
+            max_bytes=settings.max_hosts_bytes,
             idle_s=settings.host_idle_s,
         )
         self._holder = Holder(

@@ -22,6 +22,10 @@ class Settings(ServiceSettings, frozen=True):
     """Address space that scoring a group may take beyond what the loaded environment has."""
     max_hosts: int = Field(8, ge=1)
     """How many loaded environments are kept; the one idle for longest goes first."""
+    max_hosts_bytes: int = Field(8 << 30, gt=0)
+    """How much memory all loaded environments may take together; the one idle for longest goes first."""
+    host_bytes: int = Field(4 << 30, gt=0)
+    """How much memory the processes of one loaded environment may take together; who takes more is killed."""
     host_idle_s: float = Field(300.0, gt=0)
     """How long a loaded environment is kept with nothing to do."""
     max_episode_groups: int = Field(64, ge=1)

@@ -36,7 +36,7 @@ class Clock:
 class World:
     """A cache of hosts over one stored environment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_bytes: int = 1 << 40) -> None:
         (folder / "environment.py").write_text(CODE)
         self.packed = pack(folder / "environment.py")
         self.store, self.clock = MemoryStore(), Clock()
@@ -47,6 +47,7 @@ class World:
             limits=Limits(slots=1),
             load_timeout_s=20,
             max_hosts=2,
+            max_bytes=max_bytes,
             idle_s=100,
             now=self.clock,
         )
@@ -126,3 +127,16 @@ async def test_runs_share_a_host_only_with_the_same_requirements(world: World, i
     assert polite is again
     assert polite is not plain
     assert (plain.spec.requirements, polite.spec.requirements is None) == (None, False)
+
+
+async def test_hosts_that_take_too_much_memory_together_make_room(tmp_path: Path) -> None:
+    world = World(tmp_path, max_bytes=1)
+    await world.store.put("key", world.packed.data)
+    try:
+        first = await world.use(level=1)
+        await world.use(level=2)
+
+        assert (await world.use(level=2)).about.name == "Env"  # never the one that is wanted
+        assert first._link.lost_because == "closed"
+    finally:
+        await world.hosts.close()
