@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import duckdb
 import msgspec
 
-from services.recorder.query import Found, Query
+from services.recorder.query import SHOWN, TOKENS, Found, Query
 
 GRACE_S = 5
 """How much longer than it is asked to it may work before it ends itself: then nobody is there to end it."""
@@ -118,7 +118,9 @@ def _sentence(error: str) -> str:
     """DuckDB's reason without its kind and without the picture of the place."""
     reason = error.partition("\n")[0]
     kind, separator, rest = reason.partition(": ")
-    return f"the condition cannot be used: {rest if separator and kind.endswith('Error') else reason}"
+    said = rest if separator and kind.endswith("Error") else reason
+    there = f" The columns are {', '.join(SHOWN + TOKENS)}" if said.startswith("Referenced column") else ""
+    return f"the condition cannot be used: {said}{there}"
 
 
 def _quoted(text: str) -> str:

@@ -171,6 +171,11 @@ async def test_a_condition_that_does_not_end_is_refused_and_the_next_is_answered
     assert (await recording.bus.ask(asked(), 30.0)).total == 2
 
 
+async def test_a_condition_on_a_column_that_is_not_there_is_refused_with_those_that_are(written: Any) -> None:
+    with pytest.raises(Refused, match="The columns are step, group_id, index"):
+        await written.bus.ask(asked(where="rewrd > 1"))
+
+
 async def test_a_column_that_cannot_be_sorted_by_is_refused_with_those_that_can(written: Any) -> None:
     with pytest.raises(Refused, match="'prompt': the columns are step, index, example_id, reward"):
         await written.bus.ask(asked(sort=["prompt"]))
