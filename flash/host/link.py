@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,8 @@ _VARIABLES = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _THREADS_A_FORK = 17
+_SECRET_CHARS = 6
+"""A declared variable that is shorter is taken for a setting: to mask it would spoil what is told."""
 _WATCHED_S = 0.1
 """How often the memory of a host without a cgroup is counted while something is worked at; else ten times as seldom."""
 
@@ -89,8 +91,12 @@ class _Call:
 class Link(asyncio.Protocol):
     """One zygote and the questions it works at. It is not restarted: whoever holds a dead link starts another."""
 
-    def __init__(self, process: subprocess.Popen[bytes], cell: Cell, egress: Egress | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], cell: Cell, egress: Egress | None, secrets: Iterable[str] = ()
+    ) -> None:
         self._process, self._cell, self._egress = process, cell, egress
+        self._masks = [(value, b"*" * len(value)) for value in sorted(map(str.encode, secrets), key=len, reverse=True)]
+        """What must not be told, and what is told in its place: of the same length, so that a frame stays a frame."""
         self._ready: asyncio.Future[Described] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, _Call] = {}
         self._received = bytearray()
@@ -121,7 +127,7 @@ class Link(asyncio.Protocol):
         egress = await _egress(spec, cell)
         process = cell.spawn(arguments, theirs.fileno(), _VARIABLES, cell.egress_path if egress else "")
         theirs.close()
-        link = cls(process, cell, egress)
+        link = cls(process, cell, egress, [value for value in spec.env.values() if len(value) >= _SECRET_CHARS])
         await loop.create_connection(lambda: link, sock=ours)
         link._send(_config(spec, cell, egress is not None))
         if cell.is_watched:
@@ -206,6 +212,8 @@ class Link(asyncio.Protocol):
                 return
             frame = bytes(self._received[_LENGTH.size : _LENGTH.size + length])
             del self._received[: _LENGTH.size + length]
+            for value, mask in self._masks:
+                frame = frame.replace(value, mask)
             try:
                 self._heard(_decode(frame))
             except (msgspec.DecodeError, LookupError) as error:

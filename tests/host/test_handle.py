@@ -397,6 +397,23 @@ async def test_nothing_of_ours_but_the_sdk_is_imported_and_only_declared_variabl
     assert str(Path(__file__).parents[2]) not in found["path"]
 
 
+async def test_what_a_run_declares_as_secret_is_masked_wherever_it_is_told(start: StartHost) -> None:
+    host = await start(env={"JUDGE_KEY": "sk-4711-secret", "LEVEL": "high"})
+    say = "__import__('os').environ['JUDGE_KEY']"
+
+    noted, printed, raised = await score(
+        host,
+        f"= RewardResult(1.0, metadata={{'key': {say}, {say}: [1, os.environ['LEVEL']]}})",
+        f"do print('the key:', {say})",
+        f"do raise ValueError('bad key ' + {say})",
+    )
+
+    assert noted.metadata == {"key": "*" * 14, "*" * 14: [1, "high"]}
+    assert printed.output == f"the key: {'*' * 14}\n"
+    assert raised.fault is not None
+    assert "sk-4711-secret" not in f"{raised.fault.message} {raised.fault.traceback}"
+
+
 async def test_rows_are_rendered_in_pages(start: StartHost) -> None:
     lines = "\n".join(json.dumps({"input": f"q{row}", "output": row} if row else {"input": "q0"}) for row in range(5))
     host = await start(files={"dataset/train.jsonl": lines, "TRAINING_CONTRACT.md": "be brief"})
@@ -496,6 +513,35 @@ def test_a_host_dies_with_its_parent(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
 
     in_time(lambda: not any(alive(int(pid)) for pid in (zygote, *forks)))
+
+
+def test_a_host_that_never_comes_to_itself_dies_with_its_parent_too(tmp_path: Path) -> None:
+    folder = tmp_path / "env"
+    folder.mkdir()
+    (folder / "environment.py").write_text(
+        "import ctypes, os, signal\n"
+        "for number in range(1, 31):\n"
+        "    try: signal.signal(number, signal.SIG_IGN)\n"
+        "    except OSError: pass\n"
+        "ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"
+        "    os.execvp('sleep', ['sleep', '3600.75'])\n"
+        "9 ** 9 ** 9\n"  # holds the interpreter: nothing of ours is heard any more
+    )
+    parent = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from flash.host import Host, HostSpec\n"
+        "asyncio.run(Host.start(HostSpec(folder=Path(sys.argv[1]))))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent, str(folder)], cwd=Path(__file__).parents[2]) as process:
+        in_time(lambda: processes("3600.75") != [])
+        hosts = processes(str(folder))
+        process.send_signal(signal.SIGKILL)
+
+    in_time(lambda: not processes("3600.75") and not any(map(alive, hosts)))
 
 
 def in_time(is_so: Callable[[], bool]) -> None:
