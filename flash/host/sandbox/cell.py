@@ -256,15 +256,11 @@ def _interpreter() -> list[str]:
 
 
 def _free_uid() -> int:
-    taken = {os.stat(f"/proc/{entry}").st_uid for entry in os.listdir("/proc") if entry.isdigit() and _is_there(entry)}
+    taken = processes.uids()
     while True:
         uid = random.choice(UIDS)
         if uid not in taken and not _is_somebody(uid):
             return uid
-
-
-def _is_there(entry: str) -> bool:
-    return os.path.exists(f"/proc/{entry}")
 
 
 def _is_somebody(uid: int) -> bool:

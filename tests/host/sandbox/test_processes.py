@@ -77,6 +77,15 @@ def test_a_guard_takes_what_is_noted_when_its_writer_is_gone() -> None:
     forgotten.wait()
 
 
+def test_users_of_processes_are_found_while_processes_come_and_go() -> None:
+    churn = "while :; do /bin/true; done"
+    with subprocess.Popen(["/bin/sh", "-c", churn], start_new_session=True) as churning:
+        found = [processes.uids() for _ in range(200)]
+        churning.kill()
+
+    assert all(os.getuid() in uids for uids in found)
+
+
 def session(pid: int) -> int:
     try:
         return os.getsid(pid)
