@@ -31,7 +31,7 @@ def main() -> None:
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while (asked := _read(source)) is not None:
         signal.alarm(int(asked.within_s) + GRACE_S)
-        _write(sink, answer(asked, memory_mib // 8))
+        _write(sink, answer(asked, memory_mib // (4 if asked.into else 8)))
         signal.alarm(0)
 
 
@@ -45,7 +45,7 @@ def answer(asked: Query, memory_mib: int) -> Found:
     except NotAllowed as error:
         return Found(refused=str(error))
     except (MemoryError, duckdb.OutOfMemoryException):
-        return Found(refused="this takes more memory than a question may: narrow it")
+        return Found(refused="this takes more memory than a question may: narrow it, or ask unsorted")
     except duckdb.Error as error:
         return Found(refused=_sentence(str(error)))
 
@@ -53,8 +53,8 @@ def answer(asked: Query, memory_mib: int) -> Found:
 def connect(asked: Query, memory_mib: int) -> duckdb.DuckDBPyConnection:
     """A DuckDB with the view `rollouts` and no way to anything else."""
     config: dict[str, str | bool | int | float | list[str]] = {
-        "threads": 2, "memory_limit": f"{memory_mib}MiB", "temp_directory": "", "python_enable_replacements": False,
-        "autoinstall_known_extensions": False, "autoload_known_extensions": False,
+        "threads": 2, "memory_limit": f"{memory_mib}MiB", "temp_directory": "",
+        "python_enable_replacements": False, "autoinstall_known_extensions": False, "autoload_known_extensions": False,
     }  # fmt: skip
     database = duckdb.connect(":memory:", config=config)
     readable = ", ".join(_quoted(path) for path in asked.files)

@@ -29,4 +29,5 @@ class Settings(ServiceSettings, frozen=True):
     export_s: float = Field(600.0, gt=0)
     """How long an export may take until its first part."""
     find_memory_mib: int = Field(2048, ge=512)
-    """How much address space the process has that works at questions; DuckDB itself gets an eighth."""
+    """How much address space the process has that works at questions; DuckDB itself gets an eighth, and a
+    quarter for an export."""
