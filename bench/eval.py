@@ -4,7 +4,7 @@ python -m bench.eval [--rounds N] [--rollouts N] [--large N]
 
 The sides take turns on the same endpoint, each in a process of its own, with the same rows and as many questions in
 flight; every rollout is scored and earns 1.0. Ours runs the environment in its host and saves every row. CPU and memory
-are those of the whole tree of processes, shared pages counted in each of them.
+are those of the whole tree of processes; of a page that several share, each has its part.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def play(part: Part, rollouts: int, in_flight: int) -> Played:
 
 
 @contextmanager
-def peak_rss_mib(pid: int, every_s: float = 0.05) -> Iterator[list[float]]:
+def peak_rss_mib(pid: int, every_s: float = 0.1) -> Iterator[list[float]]:
     """The most that a process and its descendants have had together while the block ran."""
     peak, over = [0.0], threading.Event()
 
@@ -162,10 +162,11 @@ def _rss_mib(pid: int) -> float:
     process, total = psutil.Process(pid), 0
     for one in [process, *process.children(recursive=True)]:
         try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
+            rollup = Path(f"/proc/{one.pid}/smaps_rollup").read_text()
+        except OSError:  # it has ended meanwhile
             continue
-    return total / 2**20
+        total += next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+    return total / 2**10
 
 
 if __name__ == "__main__":
