@@ -53,7 +53,8 @@ def answer(asked: Query, memory_mib: int) -> Found:
 def connect(asked: Query, memory_mib: int) -> duckdb.DuckDBPyConnection:
     """A DuckDB with the view `rollouts` and no way to anything else."""
     config: dict[str, str | bool | int | float | list[str]] = {
-        "threads": 2, "memory_limit": f"{memory_mib}MiB", "temp_directory": "",
+        "threads": 2, "memory_limit": f"{memory_mib}MiB",
+        "temp_directory": f"{asked.into}.sorting" if asked.into else "",  # an answer is sorted in memory
         "python_enable_replacements": False, "autoinstall_known_extensions": False, "autoload_known_extensions": False,
     }  # fmt: skip
     database = duckdb.connect(":memory:", config=config)

@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from flash.bus import Entry
 from flash.contracts.packing import unpack_ids
 from flash.contracts.record import RecordedRollout, RolloutsExport, RolloutsFind
 from flash.errors import NotFound, Refused
-from services.recorder.duck import answer
+from services.recorder.duck import answer, connect
+from services.recorder.parquet import ScoredGroup, rollouts_file
 from services.recorder.query import SHOWN, query
 
 
@@ -130,9 +132,6 @@ async def test_a_condition_that_is_more_than_one_over_rollouts_is_refused_in_one
 def test_a_condition_that_were_let_through_would_still_open_no_file(
     tmp_path: Path, outside: str, monkeypatch: pytest.MonkeyPatch, facts: Any
 ) -> None:
-    from flash.bus import Entry
-    from services.recorder.parquet import ScoredGroup, rollouts_file
-
     scored = facts().scored(1, 0)
     file = tmp_path / "1.parquet"
     file.write_bytes(rollouts_file([ScoredGroup(Entry(1, 0.0, scored.subject, "", "", scored.encode()))]))
@@ -241,6 +240,20 @@ async def test_an_export_has_the_columns_of_the_record_and_the_rows_that_are_ask
     assert whole["token_ids"][0].as_py() == [1, 0, 0]
 
 
+@pytest.mark.parametrize(("into", "spills"), [("out.parquet", "out.parquet.sorting"), ("", "")])
+def test_an_export_may_be_sorted_on_disk_and_an_answer_may_not(
+    tmp_path: Path, facts: Any, into: str, spills: str
+) -> None:
+    scored = tmp_path / "1.parquet"
+    scored.write_bytes(rollouts_file([ScoredGroup(entry(facts().scored(1, 0)))]))
+    wanted = str(tmp_path / into) if into else ""
+
+    with connect(query(asked(), [str(scored)], within_s=5.0, into=wanted), 256) as database:
+        [[folder]] = database.execute("SELECT current_setting('temp_directory')").fetchall()
+
+    assert folder == (str(tmp_path / spills) if spills else "")
+
+
 async def test_an_export_is_opened_by_pandas_and_by_datasets(written: Any, tmp_path: Path) -> None:
     pandas, datasets = pytest.importorskip("pandas"), pytest.importorskip("datasets")
     file = tmp_path / "rollouts.parquet"
@@ -280,7 +293,5 @@ async def test_what_a_recorder_that_died_left_behind_is_removed_once_it_is_old(r
     assert os.listdir(recording.home / "1/record/asked") == ["new"]
 
 
-def entry(event: Any, sequence: int = 1) -> Any:
-    from flash.bus import Entry
-
+def entry(event: Any, sequence: int = 1) -> Entry:
     return Entry(sequence, time.time(), event.subject, "", "", event.encode())
