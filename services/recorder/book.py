@@ -8,12 +8,15 @@ holds follows from the stream alone, and whoever writes it again writes the same
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from flash.bus import Entry
 from flash.contracts.catalogue import kind_of
 from flash.contracts.groups import GroupRequested, GroupScored
 from flash.contracts.record import RecordClosed
 from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunSubmitted
 from flash.contracts.steps import StepFinished, StepSaved
+from flash.contracts.values import PolicyRef
 from services.recorder.parquet import ScoredGroup
 
 LAST_WORDS = (RunCompleted, RunFailed, RunCancelled)
@@ -104,7 +107,7 @@ class Book:
             if said["scope"] == "eval" or pages.ended:
                 self._complete(pages, entry.sequence, {_group(said): None})
         elif kind is StepFinished:
-            finished = StepFinished.decode(entry.body)
+            finished = _step(entry, said)
             pages.finished = max(pages.finished, finished.step)
             trained = {("train", finished.step, group.group): group.advantages for group in finished.groups}
             done = sorted(key for key in pages.waiting if key[0] == "train" and key[1] <= finished.step)
@@ -194,6 +197,16 @@ def address(subject: str) -> dict[str, str] | None:
     if "run_id" not in kind.address or len(fields) != len(kind.address):
         return None
     return dict(zip(kind.address, fields, strict=True))
+
+
+def _step(entry: Entry, said: Mapping[str, str]) -> StepFinished:
+    """What cannot be read finished its step all the same."""
+    try:
+        return StepFinished.decode(entry.body)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        return StepFinished(
+            org=said["org"], run_id=said["run_id"], attempt=0, step=int(said["step"]), policy=PolicyRef()
+        )
 
 
 def _group(said: Mapping[str, str]) -> GroupKey:

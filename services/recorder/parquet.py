@@ -13,10 +13,13 @@ from typing import Any, Literal
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+import structlog
 
 from flash.bus import Entry
 from flash.contracts.groups import GroupScored
 from flash.contracts.values import Message, Metric, Rollout
+
+log = structlog.get_logger()
 
 Kind = Literal["events", "rollouts"]
 
@@ -87,30 +90,44 @@ def group_ids(path: Path) -> set[str]:
 
 
 def _rows(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any]]:
+    """A group that is not what it should be is among the events, word for word, and among the rollouts it is not."""
     for group in groups:
-        scored = GroupScored.decode(group.entry.body)
-        prompt = _json(scored.example.messages)
-        for index, (rollout, verdict) in enumerate(zip(scored.rollouts, scored.verdicts, strict=True)):
-            fault = rollout.fault or verdict.fault
-            yield {
-                "step": scored.step,
-                "group_id": scored.group_id,
-                "index": index,
-                "example_id": scored.example.id,
-                "prompt": prompt,
-                "completion": _json(_completion(rollout)),
-                "prompt_ids": scored.prompt_ids,
-                "token_ids": rollout.token_ids,
-                "logprobs": rollout.logprobs,
-                "mask": rollout.mask,
-                "reward": verdict.reward,
-                "advantage": group.advantages[index] if group.advantages is not None else None,
-                "metrics": _json({metric.name: _figure(metric) for metric in verdict.metrics}),
-                "fault": _json(fault) if fault else None,
-                "policy_version": scored.policy.version,
-                "environment_version": scored.environment_version,
-                "finish_reason": rollout.finish_reason,
-            }
+        try:
+            yield from list(_rows_of(group))
+        except (msgspec.ValidationError, msgspec.DecodeError, ValueError, IndexError) as error:
+            log.warning("group.unreadable", subject=group.entry.subject, reason=str(error))
+
+
+def _rows_of(group: ScoredGroup) -> Iterator[dict[str, Any]]:
+    scored = GroupScored.decode(group.entry.body)
+    prompt = _json(scored.example.messages)
+    for index, (rollout, verdict) in enumerate(zip(scored.rollouts, scored.verdicts, strict=True)):
+        fault = rollout.fault or verdict.fault
+        yield {
+            "step": scored.step,
+            "group_id": scored.group_id,
+            "index": index,
+            "example_id": scored.example.id,
+            "prompt": prompt,
+            "completion": _json(_completion(rollout)),
+            "prompt_ids": _whole(scored.prompt_ids),
+            "token_ids": _whole(rollout.token_ids),
+            "logprobs": _whole(rollout.logprobs),
+            "mask": rollout.mask,
+            "reward": verdict.reward,
+            "advantage": group.advantages[index] if group.advantages is not None else None,
+            "metrics": _json({metric.name: _figure(metric) for metric in verdict.metrics}),
+            "fault": _json(fault) if fault else None,
+            "policy_version": scored.policy.version,
+            "environment_version": scored.environment_version,
+            "finish_reason": rollout.finish_reason,
+        }
+
+
+def _whole(packed: bytes) -> bytes:
+    if len(packed) % 4:
+        raise ValueError(f"{len(packed)} bytes are no numbers of four")
+    return packed
 
 
 def _rollouts(rows: list[dict[str, Any]]) -> pa.Table:

@@ -5,10 +5,12 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
 from flash.bus.memory import MemoryBus
+from flash.bus.wire import Letter
 from flash.contracts.catalogue import kind_of
 from flash.contracts.packing import pack_floats, unpack_floats, unpack_ids
 from flash.contracts.record import RecordClosed
@@ -168,6 +170,25 @@ async def test_what_comes_after_the_end_gets_a_further_segment(recording: Any, f
     watching.cancel()
 
     assert [row["sequence"] for row in await record(recording.store, "events")] == await stream(recording.bus)
+
+
+async def test_facts_that_are_not_what_they_should_be_are_kept_word_for_word_and_stop_nobody(
+    recording: Any, facts: Any
+) -> None:
+    f = facts()
+    uneven = msgspec.structs.replace(f.scored(1, 0), verdicts=[])
+    torn = msgspec.structs.replace(f.scored(1, 1), prompt_ids=b"abc")
+    odd = Letter(f.finished(1, 3).subject, {}, b'{"step": "one"}')
+    await recording.bus.publish(uneven, torn, f.scored(1, 2))
+    recording.bus.shared.append(odd, expect=0, over=odd.subject)
+    await recording.bus.publish(f.whole()[-1])
+
+    await written_whole(recording)
+
+    assert [row["body"] for row in await record(recording.store, "events")][:4] == [
+        uneven.encode(), torn.encode(), f.scored(1, 2).encode(), odd.body,
+    ]  # fmt: skip
+    assert {row["group_id"] for row in await record(recording.store, "rollouts")} == {"train-1-2"}
 
 
 async def test_no_more_is_kept_in_memory_than_four_segments(recording: Any, facts: Any) -> None:
