@@ -17,7 +17,7 @@ import msgspec
 import envsdk
 from flash.contracts.values import Fault
 from flash.host import child
-from flash.host.child.frames import FRAME_BYTES, SPARES, Config, Further, Question
+from flash.host.child.frames import FRAME_BYTES, SPARES, VERSION, Config, Further, Question
 from flash.host.sandbox import EGRESS_SOCKET, LOOPBACK, Bounds, Cell, Egress, chosen, private_bytes
 from flash.host.sandbox.destinations import operator, parsed
 from flash.host.spec import Described, HostSpec, LoadFailed
@@ -336,6 +336,7 @@ def _cell(spec: HostSpec) -> Cell:
 
 def _config(spec: HostSpec, cell: Cell, has_egress: bool) -> Config:
     return Config(
+        version=VERSION,
         folder=str(cell.folder),
         params=dict(spec.params),
         variables=dict(spec.env),

@@ -1,4 +1,4 @@
-"""What goes over the channels: u32 little-endian length, then MessagePack. Version 1.
+"""What goes over the channels: u32 little-endian length, then MessagePack. A page of docs/ tells it to people.
 
     in    Config once, then Question after Question, and Words for the forks that play episodes
     out   ["ready", about] or ["failed", fault, missing] once; then ["answer", id, payload, output] as a fork tells
@@ -17,6 +17,8 @@ import msgspec
 
 from .confinement import Confinement
 
+VERSION = 1
+"""Of all this: parent and child are of the same one, or nothing is loaded."""
 LENGTH = struct.Struct("<I")
 HEAD = struct.Struct("<II")
 FRAME_BYTES = 8 << 20
@@ -35,6 +37,7 @@ encode = msgspec.msgpack.Encoder().encode
 class Config(msgspec.Struct):
     """What to load, and what its forks may use."""
 
+    version: int
     folder: str
     params: dict[str, Any]
     variables: dict[str, str]

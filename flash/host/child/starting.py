@@ -18,7 +18,7 @@ from envsdk.hosted import Hosted
 
 from .answering import rehearse
 from .confinement import Views, limit, lock_down
-from .frames import SPARES, Config, encode, framed, read_frame
+from .frames import SPARES, VERSION, Config, encode, framed, read_frame
 from .relay import VARIABLES, Relay, explain_refusals
 from .zygote import Zygote
 
@@ -45,6 +45,8 @@ def main() -> NoReturn:
 
 
 def _begun(channel: socket.socket, config: Config) -> tuple[Zygote, dict[str, Any]]:
+    if config.version != VERSION:
+        raise ValueError(f"the parent speaks version {config.version} of the host's protocol, this is {VERSION}")
     views = _shut_in(channel, config)
     relay = Relay(config.egress_socket, config.loopback_ports) if config.egress_socket else None
     if config.confinement.seccomp:

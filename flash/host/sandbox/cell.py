@@ -71,7 +71,8 @@ class Cell:
     @classmethod
     def make(cls, layers: Layers, bounds: Bounds, *, folder: Path, readable: Iterable[str]) -> Self:
         """Raises ConfigError where the interpreter lies where nobody else may look, and the layers need that."""
-        scratch = Path(tempfile.mkdtemp(prefix="flash-host-"))
+        _tidy()
+        scratch = Path(tempfile.mkdtemp(prefix=f"flash-host-{os.getpid()}-"))
         paths = [*dict.fromkeys((*_interpreter(), *readable))]
         folder = folder.resolve()
         if (
@@ -216,6 +217,15 @@ def remove_tree(folder: Path) -> None:
                 if not os.path.islink(place := os.path.join(root, name)):
                     os.chmod(place, 0o700)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def _tidy() -> None:
+    """Once in a process: remove the folders of those that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob("flash-host-*-*"):
+        maker = folder.name.split("-")[2]
+        if maker.isdigit() and not os.path.exists(f"/proc/{maker}") and folder.stat().st_uid == os.getuid():
+            remove_tree(folder)
 
 
 class _Guard:
