@@ -201,6 +201,11 @@ def test_one_text_is_one_stop_sequence_and_empty_ones_are_dropped() -> None:
         ({"environment": {"pip": "nltk"}}, 'environment.pip is "nltk", but a list is wanted'),
         ({"environment": {"pip": [3]}}, "environment.pip.0 is 3, but a text is wanted"),
         (
+            {"environment": {"network": ["https://judge.example/v1"]}},
+            'environment.network has "https://judge.example/v1", but host or host:port is wanted, for example '
+            '"api.openai.com" or "127.0.0.1:8000"',
+        ),
+        (
             {"train": {"init_from_adapter": "runs/flash-1-0000abcd/checkpoints/step-4"}},
             'train.init_from_adapter is "runs/flash-1-0000abcd/checkpoints/step-4", but the checkpoint of a run is '
             "wanted: write flash-1-0000abcd/step-4, as `flash checkpoints` prints it",

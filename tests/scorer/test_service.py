@@ -19,6 +19,7 @@ from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequeste
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.contracts.values import Example, Fault, PolicyRef, Rollout
 from flash.host.requirements import Installer
+from flash.host.sandbox import found
 from services.scorer.service import Scorer
 from services.scorer.settings import Settings
 from tests.wheels import wheel
@@ -342,6 +343,39 @@ async def test_a_missing_third_party_module_is_a_note_and_no_fault(world: World)
     report = await check(world, {**FILES, "environment.py": "import nowhere_to_be_found\n" + ENVIRONMENT})
 
     assert report == CheckReport(notes=["not validated: needs nowhere_to_be_found"])
+
+
+async def test_a_place_that_the_package_reaches_for_while_it_loads_is_a_note_and_no_fault(world: World) -> None:
+    eager = "import urllib.request\nurllib.request.urlopen('http://judge.example/')\n" + ENVIRONMENT
+
+    [note] = (await check(world, {**FILES, "environment.py": eager})).notes
+
+    assert note.startswith("not validated: ")
+    assert "judge.example is out of reach: an environment reaches what environment.network names" in note
+
+
+@pytest.mark.skipif(not found().bwrap, reason="a way out wants walls, and bubblewrap does not work here")
+async def test_a_run_reaches_what_it_names_and_a_run_that_names_nothing_does_not(world: World) -> None:
+    async def judge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\n0.5")
+        writer.close()
+
+    async with await asyncio.start_server(judge, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        asks = f"float(__import__('urllib.request').request.urlopen('http://127.0.0.1:{port}/').read())"
+        files = {**FILES, "environment.py": ENVIRONMENT.replace("1.0 if text == example.output else 0.0", asks)}
+        for run_id, network in (("open", [f"127.0.0.1:{port}"]), ("shut", [])):
+            spec = await world.spec(run_id, files)
+            environment = msgspec.structs.replace(spec.environment, network=network)
+            named = msgspec.structs.replace(spec, environment=environment)
+            await world.bus.store.put(spec_key(run_id), msgspec.json.encode(named))
+            await world.bus.publish(generated("4", run_id=run_id))
+        scored = {told.run_id: told.verdicts[0] for told in await world.heard(GroupScored, 2)}
+
+    assert scored["open"].reward == 0.5
+    assert scored["shut"].fault is not None
+    assert "out of reach" in scored["shut"].fault.message
 
 
 async def test_with_the_packages_it_is_validated_and_without_that_is_said(world: World, index: Path) -> None:
