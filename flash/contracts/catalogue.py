@@ -35,7 +35,7 @@ EVENTS: tuple[Row, ...] = (
     Row(steps.StepSaved, ("learner",), ("recorder", "scheduler")),
     Row(steps.StepDiverged, ("learner",), ("recorder", "rollout")),
     Row(steps.TrainingFailed, ("learner",), ("recorder", "scheduler")),
-    Row(record.RecordClosed, ("recorder",), ("recorder",)),
+    Row(record.RecordClosed, ("recorder",), ()),
 )
 
 REQUESTS: tuple[type[Request], ...] = (

@@ -2,7 +2,7 @@
 
 Hears    run.submitted, run.planned, run.started, run.cancel-requested, run.completed, run.failed, run.cancelled,
          dataset.requested, dataset.prepared, dataset.failed, group.requested, group.generated, group.scored,
-         step.claimed, step.finished, step.saved, step.diverged, training.failed, record.closed
+         step.claimed, step.finished, step.saved, step.diverged, training.failed
 Says     record.closed
 Answers  events.find, rollouts.find, rollouts.export
 Keeps    in the store, each run's events and rollouts as Parquet; as a record, how far it has written
