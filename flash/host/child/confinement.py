@@ -17,7 +17,7 @@ _NICENESS = 5
 _LOCKED_BYTES = 64 << 10
 _CAPABILITY_VERSION_3 = 0x20080522
 _DEATH_SIGNAL, _DUMPABLE, _SUBREAPER, _NO_NEW_PRIVS = 1, 4, 36, 38
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Confinement(msgspec.Struct):
@@ -109,7 +109,7 @@ def _die_first() -> None:
 
 
 def set_flag(flag: int, value: int) -> None:
-    if _prctl(flag, value, 0, 0, 0):
+    if _libc.prctl(flag, value, 0, 0, 0):
         raise OSError(ctypes.get_errno(), f"prctl {flag}: {os.strerror(ctypes.get_errno())}")
 
 
@@ -143,7 +143,7 @@ def _limit_all(confinement: Confinement) -> None:
 def _drop_capabilities() -> None:
     """Root that stays root keeps nothing of it but its files."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()):
+    if _libc.capset(header, (ctypes.c_uint32 * 6)()):
         raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
 
 
