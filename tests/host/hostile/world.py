@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SEGMENT = 0x5EC2E7
-
 
 class World:
     """One for all attacks of a mode."""
@@ -25,6 +23,8 @@ class World:
         self.folder.chmod(0o755)
         self.secret, self.canary = (f"{what}-{secrets.token_hex(12)}" for what in ("secret", "canary"))
         self.leaves = f"{secrets.randbelow(10**6) + 10**6}.25"
+        self.segment = secrets.randbelow(10**8) + 10**8
+        """The key of a segment of shared memory that nobody has."""
         self.heard: list[str] = []
         self._sockets = [
             self._tcp(),
@@ -50,7 +50,7 @@ class World:
         return {
             "canary": str(self.folder / "canary"), "open_folder": str(self.folder / "open"),
             "other": str(self.folder / "other"), "secret": self.secret, "marker": self._marker,
-            "victim": self.victim.pid, "service": os.getpid(), "leaves": self.leaves, "segment": SEGMENT,
+            "victim": self.victim.pid, "service": os.getpid(), "leaves": self.leaves, "segment": self.segment,
             "tcp": self._sockets[0].getsockname()[1], "udp": self._sockets[1].getsockname()[1],
             "unix": str(self.folder / "service.sock"), "abstract": self.secret,
             "memory_bytes": 1 << 30, "host_bytes": 512 << 20, "disk_bytes": 160 << 20,
@@ -68,9 +68,9 @@ class World:
             for path in (self.folder / "open").iterdir():
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
             (self.folder / "open" / "mine").touch()
-        if f" {SEGMENT} " in Path("/proc/sysvipc/shm").read_text():
+        if f" {self.segment} " in Path("/proc/sysvipc/shm").read_text():
             found.append("a segment of shared memory is left")
-            subprocess.run(["ipcrm", "-M", str(SEGMENT)], check=True)
+            subprocess.run(["ipcrm", "-M", str(self.segment)], check=True)
         return found + [f"{pid} is left" for pid in self.left()]
 
     def left(self) -> list[int]:
