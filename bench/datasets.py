@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.eval import peak_rss_mib
+from bench.eval import peak_mib
 from bench.figures import cpu_s, last_line, show
 from bench.parts import Part, end_in_order, obey, python
 from flash.contracts.keys import DATASET_CHUNK
@@ -56,7 +56,7 @@ def main() -> None:
         part = Part("scorer", python("bench.datasets", "--serve", folder), place / "log")
         try:
             before = cpu_s(part.pid)
-            with peak_rss_mib(part.pid) as peak:
+            with peak_mib(part.pid) as peak:
                 took = part.ask("prepare", rows=given.rows)
             spent_s = cpu_s(part.pid) - before
         finally:

@@ -58,7 +58,7 @@ def main() -> None:
                 play(part, min(rollouts, 2 * in_flight), in_flight)  # the first pays for imports and connections
             sides = {name: lambda _, p=part, n=rollouts, c=in_flight: play(p, n, c) for name, part in parts.items()}
             found[in_flight] = interleaved(given.rounds, sides)
-        with peak_rss_mib(parts["flash"].pid) as peak:
+        with peak_mib(parts["flash"].pid) as peak:
             large = {in_flight: play(parts["flash"], given.large, in_flight) for in_flight in IN_FLIGHT}
         classic = play(parts["flash, its dialect"], given.large, IN_FLIGHT[-1])
     tell(given, found, large, classic, peak[0])
@@ -140,13 +140,13 @@ def play(part: Part, rollouts: int, in_flight: int) -> Played:
 
 
 @contextmanager
-def peak_rss_mib(pid: int, every_s: float = 0.1) -> Iterator[list[float]]:
+def peak_mib(pid: int, every_s: float = 0.1) -> Iterator[list[float]]:
     """The most that a process and its descendants have had together while the block ran."""
     peak, over = [0.0], threading.Event()
 
     def look() -> None:
         while not over.is_set():
-            peak[0] = max(peak[0], _rss_mib(pid))
+            peak[0] = max(peak[0], _mib(pid))
             time.sleep(every_s)
 
     thread = threading.Thread(target=look, daemon=True)
@@ -158,7 +158,7 @@ def peak_rss_mib(pid: int, every_s: float = 0.1) -> Iterator[list[float]]:
         thread.join()
 
 
-def _rss_mib(pid: int) -> float:
+def _mib(pid: int) -> float:
     process, total = psutil.Process(pid), 0
     for one in [process, *process.children(recursive=True)]:
         try:

@@ -41,7 +41,7 @@ class JudgeRubric(Rubric):
     `max_concurrent` questions are out at once, a question is asked once however many answers raise it, and one that
     cannot be asked raises JudgeError: such an answer is a fault, and no wrong one.
 
-    Without a `judge_client`, `OPENAI_BASE_URL` and `OPENAI_API_KEY` say where it is; name the key in the run's secrets.
+    Without a `judge_client`, `OPENAI_BASE_URL` and `OPENAI_API_KEY` say where it is.
     """
 
     def __init__(

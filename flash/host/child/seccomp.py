@@ -49,6 +49,7 @@ _ABSENT = {
 }  # fmt: skip
 """Told to be unknown to this kernel, so that libraries fall back to what can be looked into."""
 _CLONE, _IOCTL, _PRCTL, _SOCKET, _SOCKETPAIR = (56, 220), (16, 29), (157, 167), (41, 198), (53, 199)
+_SECCOMP, _GET_ACTION_AVAIL = (317, 277), 2
 
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _LOAD, _IS, _AT_LEAST, _HAS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -66,7 +67,11 @@ _Instruction = tuple[int, int, int, int]
 
 
 def supported() -> bool:
-    return platform.machine() in _ARCHITECTURES
+    """There are numbers for this machine, and its kernel takes filters."""
+    if platform.machine() not in _ARCHITECTURES:
+        return False
+    call, action = _SECCOMP[_ARCHITECTURES[platform.machine()][0]], ctypes.c_uint32(_ALLOW)
+    return bool(ctypes.CDLL(None).syscall(call, _GET_ACTION_AVAIL, 0, ctypes.byref(action)) == 0)
 
 
 def program(*, sockets: Sockets, shared_memory: bool, machine: str | None = None) -> bytes:

