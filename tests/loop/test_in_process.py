@@ -8,20 +8,17 @@ from typing import Any
 
 import pytest
 
-from flash.artifacts import pack
 from flash.bus import Shared
 from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
 from flash.contracts.groups import GroupScored
-from flash.contracts.keys import environment_key
-from flash.contracts.requests import RunSubmit
-from flash.contracts.runs import RunCompleted, RunFailed, RunStarted
-from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
+from flash.contracts.runs import RunStarted
 from flash.contracts.steps import StepFinished
 from flash.models import folder
 from services.learner.policy import Base
 from services.learner.service import Learner
 from services.learner.settings import Settings as LearnerSettings
+from tests.tiny_runs import grpo, published, trained
 
 SORTING = Path(__file__).parent / "sorting"
 STEPS = 3
@@ -46,31 +43,6 @@ def twice(subscription: Shared) -> Shared:
     return replace(subscription, handler=handler)
 
 
-async def trained(bus: MemoryBus) -> tuple[list[StepFinished], list[GroupScored]]:
-    packed = pack(SORTING)
-    environment = EnvironmentSpec(
-        id="local/sorting", version=packed.digest[:12], digest=packed.digest,
-        key=environment_key("local", "sorting", packed.digest[:12]),
-    )  # fmt: skip
-    await bus.store.put(environment.key, packed.data)
-    spec = RunSpec(
-        org="local", run_id="r1", algorithm="grpo", model="tiny", pool="tiny", seed=7, split="train",
-        environment=environment, sampling=SamplingSpec(group_size=4, temperature=1.0, max_tokens=16),
-        train=TrainSpec(
-            lora_rank=8, lora_alpha=16, learning_rate=1e-3, batch_size=4, max_length=128, save_every=2, steps=STEPS,
-            max_lag=0,
-        ),
-    )  # fmt: skip
-    await bus.ask(RunSubmit(spec=spec))
-    async with asyncio.timeout(60):
-        async for told in bus.replay(RunCompleted.pattern(), RunFailed.pattern()):
-            assert isinstance(told.event, RunCompleted), told.event
-            break
-    steps = [told.event async for told in bus.history(StepFinished.pattern())]
-    groups = [told.event async for told in bus.history(GroupScored.pattern())]
-    return steps, groups  # type: ignore[return-value]
-
-
 async def replayed(recorded: MemoryBus, groups: list[GroupScored]) -> str:
     """The adapter that the same groups give to a learner that nobody disturbs, by its digest."""
     bus = MemoryBus(recorded.store)
@@ -87,7 +59,7 @@ async def test_the_groups_that_steps_name_are_the_scored_ones_each_once(
     running: Any, tmp_path: Path, wrap: Wrap
 ) -> None:
     async with running(tmp_path, wrap) as bus:
-        steps, groups = await trained(bus)
+        steps, groups = await trained(bus, grpo(await published(bus, SORTING), steps=STEPS, max_lag=0))
 
     assert [step.step for step in steps] == list(range(STEPS + 1))
     named = [(step.step, group.group) for step in steps for group in step.groups]
@@ -100,7 +72,7 @@ async def test_sampler_and_learner_agree_on_every_token_of_a_strictly_on_policy_
     running: Any, tmp_path: Path
 ) -> None:
     async with running(tmp_path) as bus:
-        steps, groups = await trained(bus)
+        steps, groups = await trained(bus, grpo(await published(bus, SORTING), steps=STEPS, max_lag=0))
 
     assert all(group.policy.version == group.step - 1 for group in groups)
     assert all(step.metrics["lag"] == 0.0 for step in steps[1:])

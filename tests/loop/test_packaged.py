@@ -1,47 +1,14 @@
 """An environment of the real `verifiers` package, trained on by the real services in one process."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flash.artifacts import pack
-from flash.bus.memory import MemoryBus
-from flash.contracts.groups import GroupScored
-from flash.contracts.keys import environment_key
 from flash.contracts.packing import unpack_ids
-from flash.contracts.requests import RunSubmit
-from flash.contracts.runs import RunCompleted, RunFailed
-from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
-from flash.contracts.steps import StepFinished
+from tests.tiny_runs import grpo, published, trained
 
 PACKAGED = Path(__file__).parent / "packaged"
-
-
-async def trained(bus: MemoryBus, turns: int) -> tuple[list[StepFinished], list[GroupScored]]:
-    packed = pack(PACKAGED)
-    key = environment_key("local", "packaged", packed.digest[:12])
-    await bus.store.put(key, packed.data)
-    spec = RunSpec(
-        org="local", run_id="r1", algorithm="grpo", model="tiny", pool="tiny", seed=7, split="train",
-        environment=EnvironmentSpec(
-            id="local/packaged", version=packed.digest[:12], digest=packed.digest, key=key,
-            params={"turns": turns}, pip=["verifiers==0.3.1"],
-        ),
-        sampling=SamplingSpec(group_size=4, temperature=1.0, max_tokens=6),
-        train=TrainSpec(
-            lora_rank=8, lora_alpha=16, learning_rate=1e-3, batch_size=4, max_length=128, save_every=2, steps=2
-        ),
-    )  # fmt: skip
-    await bus.ask(RunSubmit(spec=spec))
-    async with asyncio.timeout(240):
-        async for told in bus.replay(RunCompleted.pattern(), RunFailed.pattern()):
-            assert isinstance(told.event, RunCompleted), told.event
-            break
-    steps = [told.event async for told in bus.history(StepFinished.pattern())]
-    groups = [told.event async for told in bus.history(GroupScored.pattern())]
-    return steps, groups  # type: ignore[return-value]
 
 
 @pytest.mark.slow
@@ -52,7 +19,8 @@ async def test_a_run_trains_on_a_package_that_knows_nothing_of_flash(
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "requirements").symlink_to(verifiers_set.parent)
     async with running(tmp_path) as bus:
-        steps, groups = await trained(bus, turns)
+        environment = await published(bus, PACKAGED, params={"turns": turns}, pip=["verifiers==0.3.1"])
+        steps, groups = await trained(bus, grpo(environment, max_tokens=6), within_s=240)
 
     assert [step.step for step in steps] == [0, 1, 2]
     assert steps[-1].policy.digest != steps[0].policy.digest

@@ -1,18 +1,15 @@
 """Runs whose environment asks for packages, by the real services in one process."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.contracts.groups import GroupScored
-from flash.contracts.keys import environment_key
-from flash.contracts.requests import RunSubmit
 from flash.contracts.runs import RunCompleted, RunFailed
-from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
+from tests import tiny_runs
+from tests.tiny_runs import grpo, published
 from tests.wheels import wheel
 
 POLITE = """
@@ -35,26 +32,8 @@ PACKAGE = {"greeting.py": "def worth(text):\n    return len(text) % 7\n"}
 async def ended(bus: MemoryBus, folder: Path, run_id: str, *pip: str) -> RunCompleted | RunFailed:
     """The last word of a run with these requirements."""
     (folder / "environment.py").write_text(POLITE)
-    packed = pack(folder / "environment.py")
-    key = environment_key("local", "polite", packed.digest[:12])
-    await bus.store.put(key, packed.data)
-    spec = RunSpec(
-        org="local", run_id=run_id, algorithm="grpo", model="tiny", pool="tiny", seed=7, split="train",
-        environment=EnvironmentSpec(
-            id="local/polite", version=packed.digest[:12], digest=packed.digest, key=key, pip=list(pip)
-        ),
-        sampling=SamplingSpec(group_size=4, temperature=1.0, max_tokens=8),
-        train=TrainSpec(
-            lora_rank=8, lora_alpha=16, learning_rate=1e-3, batch_size=4, max_length=128, save_every=2, steps=2
-        ),
-    )  # fmt: skip
-    await bus.ask(RunSubmit(spec=spec))
-    words = [kind.pattern(org="local", run_id=run_id) for kind in (RunCompleted, RunFailed)]
-    async with asyncio.timeout(60):
-        async for told in bus.replay(*words):
-            assert isinstance(told.event, RunCompleted | RunFailed)
-            return told.event
-    raise AssertionError("a replay never ends")
+    environment = await published(bus, folder / "environment.py", "polite", pip=list(pip))
+    return await tiny_runs.ended(bus, grpo(environment, run_id=run_id, max_tokens=8))
 
 
 async def test_a_run_trains_with_the_packages_it_asks_for(running: Any, index: Path, tmp_path: Path) -> None:

@@ -1,48 +1,27 @@
 """Thoughts through all services in one process: counted, and each token of them taken from the reward."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from flash.artifacts import pack
 from flash.contracts.groups import GroupScored
-from flash.contracts.keys import environment_key
 from flash.contracts.packing import unpack_ids
-from flash.contracts.requests import RunSubmit
-from flash.contracts.runs import RunCompleted, RunFailed
-from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepFinished
 from flash.models import folder
 from flash.models.rendering import load_tokenizer
+from tests.tiny_runs import grpo, published, trained
 
 SORTING = Path(__file__).parent / "sorting"
 COEF = 0.125
-TRAIN = TrainSpec(
-    lora_rank=8, lora_alpha=16, learning_rate=1e-3, batch_size=4, max_length=256, save_every=9, steps=1,
-    thinking_length_penalty_coef=COEF,
-)  # fmt: skip
 
 
 async def test_long_thoughts_cost_reward(running: Any, tmp_path: Path) -> None:
-    packed = pack(SORTING)
-    version = packed.digest[:12]
-    key = environment_key("local", "sorting", version)
-    environment = EnvironmentSpec(id="local/sorting", version=version, digest=packed.digest, key=key)
-    spec = RunSpec(
-        org="local", run_id="r1", algorithm="grpo", model="tiny", pool="tiny", seed=7, split="train", thinking=True,
-        environment=environment, sampling=SamplingSpec(group_size=4, temperature=1.0, max_tokens=64), train=TRAIN,
-    )  # fmt: skip
     async with running(tmp_path) as bus:
-        await bus.store.put(key, packed.data)
-        await bus.ask(RunSubmit(spec=spec))
-        async with asyncio.timeout(60):
-            async for told in bus.replay(RunCompleted.pattern(), RunFailed.pattern()):
-                assert isinstance(told.event, RunCompleted), told.event
-                break
-        groups = [told.event async for told in bus.history(GroupScored.pattern())]
-        [*_, step] = [told.event async for told in bus.history(StepFinished.pattern())]
+        train = {"max_length": 256, "save_every": 9, "steps": 1, "thinking_length_penalty_coef": COEF}
+        spec = grpo(await published(bus, SORTING), max_tokens=64, **train)
+        [*_, step], groups = await trained(bus, msgspec.structs.replace(spec, thinking=True))
 
     tokenizer = load_tokenizer(folder("tiny", tmp_path))
     begin, end = (tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>"))

@@ -1,23 +1,19 @@
 """Tools of the verifiers dialect through all services: told to the policy, called by what it writes, learned from."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.contracts.groups import GroupScored
-from flash.contracts.keys import environment_key
 from flash.contracts.packing import unpack_ids
-from flash.contracts.requests import RunSubmit
-from flash.contracts.runs import RunCompleted, RunFailed
-from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
+from flash.contracts.spec import RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepFinished
 from flash.models import folder
 from flash.models.rendering import load_tokenizer
 from services.rollout.engines import Engine, OnText, Sample, SampleRequest
+from tests.tiny_runs import published, trained
 
 TOOLED = Path(__file__).parent / "tooled"
 TURNS = [
@@ -61,23 +57,14 @@ class Caller:
 
 
 async def ran(bus: MemoryBus, sampling: SamplingSpec | None, **train: Any) -> list[StepFinished]:
-    packed = pack(TOOLED)
-    version = packed.digest[:12]
-    key = environment_key("local", "tooled", version)
-    environment = EnvironmentSpec(id="local/tooled", version=version, digest=packed.digest, key=key)
-    await bus.store.put(environment.key, packed.data)
+    environment = await published(bus, TOOLED)
     knobs: dict[str, Any] = {"lora_rank": 8, "lora_alpha": 16, "max_length": 512, "save_every": 9, **train}
     spec = RunSpec(
         org="local", run_id="r1", algorithm="grpo" if sampling else "sft", model="tiny", pool="tiny", seed=7,
         split="train", prompt_text="Look it up.", environment=environment, sampling=sampling, train=TrainSpec(**knobs),
     )  # fmt: skip
-    await bus.ask(RunSubmit(spec=spec))
-    async with asyncio.timeout(60):
-        async for told in bus.replay(RunCompleted.pattern(), RunFailed.pattern()):
-            assert isinstance(told.event, RunCompleted), told.event
-            break
-    steps = [told.event async for told in bus.history(StepFinished.pattern())]
-    return [step for step in steps if isinstance(step, StepFinished)]
+    steps, _ = await trained(bus, spec)
+    return steps
 
 
 async def test_what_the_policy_writes_calls_tools_and_is_all_that_is_trained_on(running: Any, tmp_path: Path) -> None:
