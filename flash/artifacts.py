@@ -20,6 +20,7 @@ from typing import Any
 
 import zstandard
 
+from flash import credentials
 from flash.errors import Damaged, EnvironmentFault
 
 ENTRY = "environment.py"
@@ -34,15 +35,6 @@ _SECRET_NAME = re.compile(
     r"""(?ix) ( id_(rsa|dsa|ecdsa|ed25519) | .*\.(pem|key|p12|pfx|jks|keystore|ppk|kdbx)
     | (aws_?)?credentials?(\.\w+)? | (client_)?secrets?(\.(json|ya?ml|toml|txt|csv|env))
     | service[-_]?account.*\.json | .*\.env(\..*)? )"""
-)
-_SECRET_CONTENT: tuple[tuple[str, re.Pattern[bytes]], ...] = (
-    ("a private key", re.compile(rb"-----BEGIN [A-Z ]{0,20}PRIVATE KEY( BLOCK)?-----")),
-    ("an AWS access key", re.compile(rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b")),
-    ("a GitHub token", re.compile(rb"\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})")),
-    ("a Hugging Face token", re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")),
-    ("an API key", re.compile(rb"\bsk-(proj-|ant-)?[A-Za-z0-9_-]{32,}")),
-    ("a Google API key", re.compile(rb"\bAIza[0-9A-Za-z_-]{35}\b")),
-    ("a Slack token", re.compile(rb"\bxox[abprs]-[0-9A-Za-z-]{20,}")),
 )
 _LEVEL = 10
 _OVERHEAD_BYTES = 4 << 20
@@ -233,12 +225,9 @@ def _refuse_odd(entry: Path, root: Path) -> None:
 
 def _content(name: str, file: Path) -> bytes:
     content = file.read_bytes()
-    for kind, pattern in _SECRET_CONTENT:
-        if found := pattern.search(content):
-            line = content.count(b"\n", 0, found.start()) + 1
-            raise EnvironmentFault(
-                f"{name} line {line} holds {kind}; take it out and declare environment.secrets instead"
-            )
+    if found := credentials.in_file(content):
+        kind, line = found
+        raise EnvironmentFault(f"{name} line {line} holds {kind}; take it out and declare environment.secrets instead")
     return content
 
 
