@@ -28,6 +28,7 @@ long: $(READY)  ## everything, minutes each: every kill point, three seeds of ea
 
 docs: $(READY)  ## write the generated pages anew
 	$(BIN)/python -m flash.contracts.document docs
+	$(BIN)/python -m cli.document docs
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || python3 -m venv $(VENV)

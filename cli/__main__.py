@@ -1,17 +1,13 @@
 """`flash COMMAND ...`: finds the module that knows the command, and loads that one only.
 
 A command is a function of its module from the parsed options to the exit code (None: 0). What it may be given is
-written in `cli.options`, under the same name.
+written in `cli.options`, under the same name; `cli.usage` has an example of each.
 """
 
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "ps": Command("cli.local", "ps", "what runs, and what waits"),
     "doctor": Command("cli.doctor", "doctor", "what stands between author code and this machine"),
     "version": Command("cli.local", "version", "which Flash this is"),
+    "completion": Command("cli.completion", "completion", "what a shell needs to complete all this"),
     "env setup": Command("cli.environments", "setup", "lay down a starter project in this folder"),
     "env test": Command("cli.testing", "test", "what would go wrong in training, found before it does"),
     "env score": Command("cli.scoring", "score", "what an environment's scorer makes of replies"),
@@ -84,9 +81,11 @@ def _run(name: str, arguments: list[str]) -> int:
     import importlib
     import inspect
 
+    from cli.parsing import parser_of
+
     command = COMMANDS[name]
     try:
-        options = _parser(name, command).parse_args(arguments)
+        options = parser_of(name, command).parse_args(arguments)
     except SystemExit as exit:
         return int(exit.code or 0)
     try:
@@ -107,23 +106,6 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         print(_told(error), file=sys.stderr)
         return FAILED
-
-
-def _parser(name: str, command: Command) -> "ArgumentParser":
-    from argparse import ArgumentParser
-    from pathlib import Path
-
-    from cli import options
-
-    description = f"{command.summary[0].upper()}{command.summary[1:]}."
-    parser = ArgumentParser(prog=f"flash {name}", description=description, allow_abbrev=False)
-    if add := getattr(options, command.function, None):
-        add(parser)
-    home = Path(os.environ.get("FLASH_HOME") or Path.home() / ".flash")
-    parser.add_argument("--home", type=Path, default=home, metavar="DIR", help="where the local stack keeps its state")
-    parser.add_argument("--json", action="store_true", help="data as JSON, which is also what a pipe gets")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser
 
 
 def _split_leading(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -16,7 +16,11 @@ def up(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--rollouts", type=int, default=1, metavar="N", help="rollout services of each model")
     parser.add_argument("--learners", type=int, default=1, metavar="N", help="learners of each model")
-    parser.add_argument("--scorers", type=int, default=1, metavar="N")
+    parser.add_argument("--scorers", type=int, default=1, metavar="N", help="services that run author code")
+
+
+def completion(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="write what it prints where that shell reads it")
 
 
 def setup(parser: ArgumentParser) -> None:
@@ -63,9 +67,9 @@ def evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("-n", "--examples", type=int, default=0, metavar="N", help="how many rows; default: all")
     parser.add_argument("-r", "--rollouts", type=int, default=1, metavar="R", help="attempts at each; default: 1")
     parser.add_argument("--split", metavar="S", help="which rows; default: suites, eval or train, the first there is")
-    parser.add_argument("--temperature", type=float, default=1.0, help="default: 1, as in training")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="default: 1, as in training")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer; default: the model's recipe")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the sampler; default: 42")
     _loading(parser)
     endpoint = parser.add_argument_group("with --url")
     endpoint.add_argument("--api-key-env", metavar="NAME", help="the variable that holds the API key")
@@ -106,10 +110,10 @@ def checkpoints(parser: ArgumentParser) -> None:
 def rollouts(parser: ArgumentParser) -> None:
     _run(parser)
     parser.add_argument("rollout", nargs="?", metavar="ROLLOUT", help="one of them whole, for example train-3-1/0")
-    parser.add_argument("--step", type=int, metavar="N")
+    parser.add_argument("--step", type=int, metavar="N", help="of this step")
     parser.add_argument("--example", metavar="ID", help="attempts at this row")
-    parser.add_argument("--min-reward", type=float, metavar="R")
-    parser.add_argument("--max-reward", type=float, metavar="R")
+    parser.add_argument("--min-reward", type=float, metavar="R", help="that earned at least this")
+    parser.add_argument("--max-reward", type=float, metavar="R", help="that earned at most this")
     parser.add_argument("--faults", action="store_true", help="those that failed")
     such = 'a DuckDB condition over the record\'s columns, for example "len(token_ids) > 200 AND reward = 0"'
     parser.add_argument("--where", default="", metavar="SQL", help=such)
@@ -125,8 +129,9 @@ def chat(parser: ArgumentParser) -> None:
     parser.add_argument("reference", metavar="REF", help="a base model, RUN or RUN/step-N")
     parser.add_argument("-m", "--message", metavar="TEXT", help="say this and print the answer; else a conversation")
     parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
-    parser.add_argument("--max-tokens", type=int, default=512, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, always the likeliest token")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="of an answer; default: 512")
+    likeliest = "default: 0, always the likeliest token"
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help=likeliest)
 
 
 def pull(parser: ArgumentParser) -> None:
@@ -142,4 +147,4 @@ def _loading(parser: ArgumentParser) -> None:
 
 
 def _run(parser: ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="RUN")
+    parser.add_argument("run_id", metavar="RUN", help="its id, as `flash train` and `flash runs` print it")

@@ -1,12 +1,15 @@
 """Finding a command: cli/__main__.py."""
 
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from cli.__main__ import COMMANDS, main
 
+FLASH = Path(sys.executable).with_name("flash")
 HEAVY = ("torch", "transformers", "peft", "services", "nats", "minio", "pydantic", "rich", "asyncio", "msgspec")
 
 
@@ -100,3 +103,13 @@ def test_an_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("cli.local.version", interrupted)
 
     assert main(["version"]) == 130
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["env", "eval", "--help"], ["--version"]])
+def test_what_is_asked_of_the_command_line_alone_takes_less_than_a_fifth_of_a_second(words: list[str]) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    subprocess.run([str(FLASH), *words], check=True, capture_output=True)
+
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.2

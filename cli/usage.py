@@ -1,0 +1,26 @@
+"""An example of each command, as its `--help` and docs/cli.md show it. Data and nothing else."""
+
+EXAMPLES: dict[str, str] = {
+    "up": "flash up -d --model tiny --model smollm2-135m",
+    "down": "flash down",
+    "ps": "flash ps",
+    "doctor": "flash doctor",
+    "version": "flash version",
+    "completion": "flash completion bash >> ~/.bashrc",
+    "env setup": "flash env setup --template sort -y",
+    "env test": "flash env test --rows 100",
+    "env score": 'flash env score . --input "2 + 2?" --output 4 --text 4 --text 5',
+    "env push": "flash env push --name sums -y",
+    "env list": "flash env list",
+    "env eval": "flash env eval sums -m smollm2-135m -n 50 -r 4",
+    "train": "flash train configs/rl.toml --set train.steps=40",
+    "runs": "flash runs",
+    "status": "flash status flash-1763735000-1a2b3c4d --follow",
+    "log": "flash log flash-1763735000-1a2b3c4d --follow",
+    "cancel": "flash cancel flash-1763735000-1a2b3c4d",
+    "checkpoints": "flash checkpoints flash-1763735000-1a2b3c4d",
+    "rollouts": "flash rollouts flash-1763735000-1a2b3c4d --step 20 --sort reward",
+    "chat": 'flash chat flash-1763735000-1a2b3c4d/step-20 -m "What is 2 + 2?"',
+    "models": "flash models",
+    "models pull": "flash models pull smollm2-135m",
+}
