@@ -9,7 +9,19 @@ from flash.contracts.values import Example, Fault, Message, Verdict
 from flash.host import Host
 from flash.host.episodes import Episodes, EpisodesLost
 
-Say = Callable[[int, list[Message]], Awaitable[str]]
+
+@dataclass(frozen=True)
+class Said:
+    """What answers in the policy's place."""
+
+    text: str
+    truncated: bool = False
+    """It was cut before it was done: it is stepped, and then is the last."""
+    tokens: int | None = None
+    """How many it has; None where nobody counted."""
+
+
+Say = Callable[[int, list[Message]], Awaitable[Said]]
 """Which episode, and what has been said in it; gives what the policy says next, or raises NoAnswer."""
 
 
@@ -26,9 +38,9 @@ async def play(
     host: Host, example: Example, count: int, say: Say, *, prompt_text: str, deadline_s: float, thinking: bool
 ) -> list[Episode]:
     """Episodes of one example. When one brings the process down, each is played again alone, and says the same."""
-    said: list[list[str]] = [[] for _ in range(count)]
+    said: list[list[Said]] = [[] for _ in range(count)]
 
-    async def repeat(index: int, turn: int, messages: list[Message]) -> str:
+    async def repeat(index: int, turn: int, messages: list[Message]) -> Said:
         if turn == len(said[index]):
             said[index].append(await say(index, messages))
         return said[index][turn]
@@ -60,7 +72,7 @@ async def _played(
     episodes: Episodes,
     example: Example,
     indices: Sequence[int],
-    say: Callable[[int, int, list[Message]], Awaitable[str]],
+    say: Callable[[int, int, list[Message]], Awaitable[Said]],
 ) -> list[Episode]:
     """Raises EpisodesLost."""
 
@@ -68,17 +80,17 @@ async def _played(
         episode, messages = Episode(), list(opening)
         for turn in range(example.max_turns or 1):
             try:
-                text = await say(indices[place], turn, messages)
+                said = await say(indices[place], turn, messages)
             except NoAnswer as error:
                 episode.verdict = Verdict(fault=Fault(kind="generation-failed", message=str(error)))
                 break
-            stepped = await episodes.step(place, text)
-            added = [{"role": "assistant", "content": text}, *stepped.messages]
+            stepped = await episodes.step(place, said.text, truncated=said.truncated, tokens=said.tokens)
+            added = [{"role": "assistant", "content": said.text}, *stepped.messages]
             messages += added
             episode.messages += added
             if stepped.fault is not None:
                 episode.verdict = Verdict(fault=stepped.fault)
-            if stepped.done:
+            if stepped.done or said.truncated:
                 break
         return episode
 

@@ -49,6 +49,7 @@ def score(parser: ArgumentParser) -> None:
     parser.add_argument("environment", metavar="PATH|ID", help="a folder, one file, or the id of a published one")
     parser.add_argument("--input", required=True, metavar="TEXT", help="the row's input")
     parser.add_argument("--output", metavar="TEXT", help="the row's expected output")
+    parser.add_argument("--metadata", metavar="JSON", help="the row's metadata, an object; default: none")
     parser.add_argument(
         "--text", dest="texts", action="append", default=[], metavar="REPLY", help="what was answered; several: a group"
     )

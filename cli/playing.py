@@ -15,6 +15,7 @@ import msgspec
 
 from cli import episodes
 from cli.endpoint import Answer, Endpoint, NoAnswer
+from cli.episodes import Said
 from cli.results import Row, judged
 from flash.contracts.values import Example, Fault, Message
 from flash.host import Host
@@ -165,13 +166,13 @@ class Player:
         answers: list[list[Answer]] = [[] for _ in rollouts]
         waited_s = [0.0] * len(rollouts)
 
-        async def say(place: int, messages: list[Message]) -> str:
+        async def say(place: int, messages: list[Message]) -> Said:
             async with self._asking:
                 began = time.perf_counter()
                 answer = await self._answer(example, rollouts[place], messages)
                 waited_s[place] += time.perf_counter() - began
             answers[place].append(answer)
-            return self._said(answer)
+            return Said(self._said(answer), answer.finish_reason == "length", answer.completion_tokens or None)
 
         played = await episodes.play(
             self._host, example, len(rollouts), say,

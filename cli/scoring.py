@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from cli import authoring, metrics, output
-from cli.episodes import play
+from cli.episodes import Said, play
 from envsdk.examples import task_example_from_record
 from flash.contracts.values import Example, Message, Verdict
 from flash.errors import ConfigError
@@ -23,7 +23,7 @@ async def score(options: Namespace) -> int | None:
     if not options.texts:
         raise ConfigError("--text is missing: give the reply that is to be scored, once or several times")
     setup = authoring.setup(options.environment, options)
-    example = example_of(options.input, options.output)
+    example = example_of(options.input, options.output, options.metadata)
     failed = False
     async with authoring.package(options.environment, options) as package:
         began = time.perf_counter()
@@ -52,8 +52,8 @@ async def verdicts_of(
     if not host.about.multi_turn:
         return await host.score(example, texts, deadline_s=deadline_s, thinking=thinking)
 
-    async def say(index: int, messages: list[Message]) -> str:
-        return texts[index]
+    async def say(index: int, messages: list[Message]) -> Said:
+        return Said(texts[index])
 
     episodes = await play(
         host, msgspec.structs.replace(example, max_turns=MOST_TURNS), len(texts), say,
@@ -62,11 +62,24 @@ async def verdicts_of(
     return [episode.verdict for episode in episodes]
 
 
-def example_of(text: str, gold: str | None) -> Example:
-    """A row that has never been in a dataset."""
-    record = {"input": text} if gold is None else {"input": text, "output": gold}
+def example_of(text: str, gold: str | None, metadata: str | None = None) -> Example:
+    """A row that has never been in a dataset. `metadata` is a JSON object. Raises ConfigError where it is none."""
+    record: dict[str, Any] = {"input": text}
+    if gold is not None:
+        record["output"] = gold
+    if metadata is not None:
+        record["metadata"] = _object(metadata)
     row = task_example_from_record(record)
-    return Example(index=0, id=row.id or "", input=row.input, output=row.output, record=record)
+    return Example(index=0, id=row.id or "", input=row.input, output=row.output, metadata=row.metadata, record=record)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"--metadata is {text!r}, but a JSON object is wanted, for example '{{\"level\": 3}}': {error}"
+        ) from error
 
 
 def as_data(verdict: Verdict, took_s: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cli import authoring, findings, output
 from cli.authoring import Package, Setup
-from cli.episodes import play
+from cli.episodes import Said, play
 from cli.findings import Finding, Scored
 from cli.replies import GOLD, JUNK, Reply, gold_text, gold_turns, junk_for, wrapped
 from cli.watching import Counter
@@ -261,10 +261,10 @@ class _Trial:
         """Episodes in which the policy says its text every time; the expected answer is said turn by turn."""
         golds, before = gold_turns(example), len(example.messages)
 
-        async def say(index: int, messages: list[Message]) -> str:
+        async def say(index: int, messages: list[Message]) -> Said:
             turn = sum(message.get("role") == "assistant" for message in messages[before:])
             is_gold = bool(golds) and texts[index] == golds[-1]
-            return golds[min(turn, len(golds) - 1)] if is_gold else texts[index]
+            return Said(golds[min(turn, len(golds) - 1)] if is_gold else texts[index])
 
         if (example.max_turns or 1) > MOST_TURNS:
             example = Example(

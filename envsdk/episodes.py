@@ -44,7 +44,9 @@ class EnvironmentEpisode:
     metadata: dict[str, Any] = field(default_factory=dict)
     """`steps`: every step's metadata that is not empty."""
     latency_ms: float | None = None
+    """From its opening to the end of its last step."""
     total_tokens: int | None = None
+    """What the policy wrote in all its turns; None where nobody counted."""
 
 
 @dataclass(frozen=True)

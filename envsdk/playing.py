@@ -5,6 +5,7 @@ policy, up to the example's own `max_episode_turns`; the whole group is scored a
 environment meanwhile is there when it is scored, and gone afterwards.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ class _Episode:
     final: str | None = None
     steps: list[Any] = field(default_factory=list)
     """Every step's metadata that is not empty."""
+    began_s: float = field(default_factory=time.monotonic)
+    took_s: float = 0.0
+    """From its opening to the end of its last step."""
+    tokens: int | None = None
+    """What the policy wrote, as far as it was counted."""
 
 
 class Episodes:
@@ -58,9 +64,13 @@ class Episodes:
         self._episodes[index] = _Episode(example, most_turns, list(messages), list(messages))
         return {"messages": messages}
 
-    def step(self, index: int, text: str, prompt_opened: bool, truncated: bool = False) -> dict[str, Any]:
+    def step(
+        self, index: int, text: str, prompt_opened: bool, truncated: bool = False, tokens: int | None = None
+    ) -> dict[str, Any]:
         """What follows an action of the policy: messages, and whether the episode is over."""
         episode = self._episodes[index]
+        if tokens is not None:
+            episode.tokens = (episode.tokens or 0) + tokens
         answer = split_thinking(text, prompt_opened=prompt_opened) if self._thinking else text
         episode.transcript.append({"role": "assistant", "content": text})
         episode.scored.append({"role": "assistant", "content": answer})
@@ -78,6 +88,7 @@ class Episodes:
             episode.final = self._final(str(result.final_response_text), text, answer, prompt_opened)
         if result.metadata:
             episode.steps.append(result.metadata)
+        episode.took_s = time.monotonic() - episode.began_s
         return {"messages": messages, "done": bool(result.done) or episode.num_turns >= episode.most_turns}
 
     def score(self, indices: Sequence[int]) -> dict[str, Any]:
@@ -140,6 +151,8 @@ class Episodes:
                 response_text=episode.answer if episode.final is None else episode.final,
                 turns=tuple(dialects.known_to_author(_turn(message)) for message in episode.scored),
                 metadata={"steps": episode.steps},
+                latency_ms=episode.took_s * 1e3,
+                total_tokens=episode.tokens,
             )
         )
         return played

@@ -209,6 +209,8 @@ class EpisodeStep(HeldRequest, frozen=True, kw_only=True):
     """What the policy was shown ended inside a `<think>`."""
     truncated: bool = False
     """It was cut before it was done."""
+    tokens: int | None = None
+    """How many the policy wrote, the closing one included; None where nobody counted."""
 
 
 class EpisodesScored(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,9 +84,13 @@ class Episodes:
                 raise opening
         return [opening for opening in found if isinstance(opening, Opening)]
 
-    async def step(self, index: int, text: str, prompt_opened: bool = False, truncated: bool = False) -> Stepped:
+    async def step(
+        self, index: int, text: str, prompt_opened: bool = False, truncated: bool = False, tokens: int | None = None
+    ) -> Stepped:
         """What follows an action of the policy. Raises EpisodesLost."""
-        args = {"index": index, "text": text, "prompt_opened": prompt_opened, "truncated": truncated}
+        args = {
+            "index": index, "text": text, "prompt_opened": prompt_opened, "truncated": truncated, "tokens": tokens,
+        }  # fmt: skip
         try:
             stepped, output = await self._ask("step", args, Stepped, "step_episode")
         except _Guilty as guilty:

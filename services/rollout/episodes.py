@@ -206,7 +206,7 @@ class EpisodePlayer:
                     episode.thought = (episode.thought or 0) + thought
                 step = EpisodeStep(
                     replica=held.replica, episodes=held.episodes, index=place, turn=turn, text=sample.text,
-                    prompt_opened=opened, truncated=sample.finish_reason == "length",
+                    prompt_opened=opened, truncated=sample.finish_reason == "length", tokens=len(sample.token_ids),
                 )  # fmt: skip
                 stepped: Stepped = await self._ask(held, step)
                 asked = list(episode.messages)

@@ -85,7 +85,9 @@ class Holder:
         held = self._renewed(request)
         which = (request.index, request.turn)
         if which not in held.steps:
-            acting = held.episodes.step(request.index, request.text, request.prompt_opened, request.truncated)
+            acting = held.episodes.step(
+                request.index, request.text, request.prompt_opened, request.truncated, request.tokens
+            )
             held.steps[which] = asyncio.create_task(acting)
         return await _of_living(held.steps[which])
 

@@ -362,6 +362,23 @@ def test_episodes_of_several_turns_are_played_to_their_end(
     assert (rows[4].completion, rows[4].completion_tokens, rows[4].prompt_tokens) == ("4", 12, 28)
 
 
+def test_an_answer_that_was_cut_is_stepped_and_is_the_last_of_its_episode(
+    guessing: Path, endpoint: FakeEndpoint, capsys: Capture
+) -> None:
+    def answer(question: dict[str, Any], number: int) -> Any:
+        said = {"role": "assistant", "content": count_up(question, number)}
+        return 200, {"choices": [{"message": said, "finish_reason": "length" if said["content"] == "2" else "stop"}]}
+
+    endpoint.answer = answer
+
+    evaluated(endpoint)
+
+    assert json.loads(capsys.readouterr().out)["truncated"] == pytest.approx(2 / 3)
+    rows = rows_of(guessing)
+    assert [(row.finish_reason, row.reward) for row in rows] == [("stop", 1.0), ("length", 0.5), ("length", 0.0)]
+    assert [message["content"] for message in rows[2].messages] == ["1", "higher", "2", "higher"]
+
+
 def test_what_fails_in_one_episode_leaves_the_others(guessing: Path, endpoint: FakeEndpoint, capsys: Capture) -> None:
     def answer(question: dict[str, Any], number: int) -> Any:
         if "(2)" in question["messages"][0]["content"]:

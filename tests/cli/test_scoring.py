@@ -103,6 +103,24 @@ def test_an_environment_of_several_turns_is_played_with_the_text_at_every_turn(p
     assert found[2]["fault"]["message"] == "KeyError: 'gone'"
 
 
+def test_a_row_may_have_metadata(project: Path, capsys: Capture) -> None:
+    guess = str(Path(__file__).parents[2] / "examples/guess")
+    words = ["env", "score", guess, "--input", "1 to 9", "--output", "7", "--text", "7", "--text", "9", "--json"]
+
+    assert main([*words, "--metadata", '{"turns": 2}']) == 0
+
+    found = json.loads(capsys.readouterr().out)["rollouts"]
+    assert [(rollout["reward"], rollout["success"]) for rollout in found] == [(1.0, True), (pytest.approx(0.1), False)]
+
+
+@pytest.mark.parametrize("text", ["[1]", "level=3", ""])
+def test_metadata_that_is_no_json_object_is_refused(folder: Path, capsys: Capture, text: str) -> None:
+    assert main(["env", "score", ".", "--input", "x", "--text", "a", "--metadata", text]) == 1
+
+    said = capsys.readouterr().err
+    assert f"--metadata is {text!r}, but a JSON object is wanted, for example '{{\"level\": 3}}'" in said
+
+
 def test_params_come_from_the_config_and_those_of_the_command_win(folder: Path, capsys: Capture) -> None:
     (folder / "configs").mkdir()
     (folder / "configs/rl.toml").write_text('model = "tiny"\n[environment]\nid = ""\nparams = {letter = "b"}\n')

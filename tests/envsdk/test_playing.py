@@ -1,5 +1,6 @@
 """envsdk/playing.py: the order of calls that authors of environments with several turns rely on."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,23 @@ def test_calls_come_in_order_and_the_last_permitted_action_is_stepped() -> None:
         ("start", ""), "most", ("step", ["begin", "a"], "a"), ("step", ["begin", "a", "on", "b"], "b"), ("score", "b"),
     ]  # fmt: skip
     assert scored["verdicts"][0]["reward"] == 5.0
+
+
+@pytest.mark.parametrize(("counted", "total"), [((3, 4), 7), ((3, None), 3), ((None, None), None)])
+def test_scoring_knows_how_long_an_episode_took_and_what_the_policy_wrote(counted: Any, total: int | None) -> None:
+    recorder = Recorder()
+    episodes = playing(recorder)
+    episodes.start(0)
+    for tokens in counted:
+        time.sleep(0.005)
+        episodes.step(0, "a", False, tokens=tokens)
+
+    episodes.score([0])
+
+    [episode] = recorder.episodes
+    assert episode.total_tokens == total
+    assert episode.latency_ms is not None
+    assert 10 <= episode.latency_ms < 5_000
 
 
 def test_an_episode_ends_when_the_environment_says_so() -> None:
