@@ -5,6 +5,7 @@ FlashError
 ├── EnvironmentFault     the author's package cannot be used
 ├── NotFound             nothing goes by that name
 ├── Refused              the other side understood, and says no
+├── CannotOpen           what is sealed is for another key, or for something else
 ├── BusError             the bus cannot be used or did not answer
 │   ├── NobodyAnswers    no replica took the request in time
 │   ├── Unanswered       a replica took the request, and was not heard of again
@@ -35,6 +36,10 @@ class NotFound(FlashError):
 
 class Refused(FlashError):
     """The other side understood the request, and says no."""
+
+
+class CannotOpen(FlashError):
+    """What is sealed was sealed to another key, or for something else."""
 
 
 class BusError(FlashError):

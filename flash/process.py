@@ -13,6 +13,7 @@ import structlog
 from flash.bus import Bus
 from flash.config.settings import ServiceSettings
 from flash.errors import ConfigError
+from flash.redaction import masked_line
 from flash.store import Store, open_store
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -36,10 +37,10 @@ def main(service: str, settings_type: type[S], serve: Callable[[Process, S], Awa
     """
     try:
         settings = settings_type.from_env()
+        configure_logging(settings.log_level, service=service, replica=settings.replica)
+        asyncio.run(_run(service, settings, serve))
     except ConfigError as error:
         sys.exit(f"{service}: {error}")
-    configure_logging(settings.log_level, service=service, replica=settings.replica)
-    asyncio.run(_run(service, settings, serve))
 
 
 async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitable[None]]) -> None:
@@ -88,6 +89,7 @@ def configure_logging(level: str, **bound: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
+            masked_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

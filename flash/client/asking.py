@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from flash.contracts.requests import (
     RunListing,
     RunState,
     RunSubmit,
+    SealingKey,
 )
 from flash.contracts.spec import RunSpec
 from flash.errors import EnvironmentFault, NobodyAnswers, Unanswered
@@ -66,10 +68,24 @@ async def ask(
         await asyncio.sleep(pause_s)
 
 
-async def submit(bus: Bus, spec: RunSpec, *, say: Say = silence) -> RunState:
-    """Start a run. Submitted twice with one run id, it is one run."""
-    state: RunState = await ask(bus, RunSubmit(spec=spec), say=say)
+async def submit(
+    bus: Bus, spec: RunSpec, sealed: Mapping[str, bytes] = MappingProxyType({}), *, say: Say = silence
+) -> RunState:
+    """Start a run. Submitted twice with one run id, it is one run. `sealed`: secrets, by the service they are for."""
+    state: RunState = await ask(bus, RunSubmit(spec=spec, sealed=dict(sealed)), say=say)
     return state
+
+
+async def sealed(
+    bus: Bus, to: Request, values: Mapping[str, str], purpose: str, *, patience_s: float = 600.0, say: Say = silence
+) -> bytes:
+    """Values that only the pool that `to` asks for its key can open; empty for none."""
+    if not values:
+        return b""
+    from flash.secrets import seal  # it costs a moment, and few runs have any
+
+    key: SealingKey = await ask(bus, to, patience_s=patience_s, say=say)
+    return seal(values, key.public, purpose)
 
 
 async def cancel(bus: Bus, run_id: str, *, org: str = ORG) -> RunState:

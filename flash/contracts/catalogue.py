@@ -45,6 +45,7 @@ REQUESTS: tuple[type[Request], ...] = (
     requests.EnvironmentList,
     requests.EnvironmentFetch,
     requests.EnvironmentCheck,
+    requests.ScorerKey,
     requests.EpisodeStart,
     requests.EpisodeStep,
     requests.EpisodeScore,

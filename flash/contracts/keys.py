@@ -26,9 +26,19 @@ def spec_key(run_id: str) -> str:
     return f"runs/{run_id}/spec.json"
 
 
+def sealed_key(run_id: str, service: str) -> str:
+    """What only that service can open of what a run was given."""
+    return f"runs/{run_id}/sealed/{service}"
+
+
 def dataset_key(spec: RunSpec, chunk: int) -> str:
-    """The same for every run that renders the same rows in the same way."""
+    """The same for every run that renders the same rows in the same way.
+
+    Rows that a secret may have opened are shared within the organisation that has it.
+    """
     way = [spec.environment.digest, spec.environment.params, spec.environment.pip, spec.split, spec.prompt_text]
+    if spec.environment.secrets:
+        way += [spec.org, spec.environment.secrets]
     digest = hashlib.sha256(msgspec.json.encode(way, order="sorted")).hexdigest()
     return f"datasets/{digest}/{chunk:06d}"
 

@@ -67,6 +67,8 @@ class EnvironmentPublish(Request, frozen=True, kw_only=True):
     """What it is loaded with for the check, and no part of the version."""
     pip: list[str] = []
     """Likewise the requirements."""
+    sealed: bytes = b""
+    """Likewise the secrets, sealed to the scorers' key for this archive; the hub passes them on."""
 
 
 class EnvironmentResolve(Request, frozen=True, kw_only=True):
@@ -136,6 +138,23 @@ class EnvironmentCheck(Request, frozen=True, kw_only=True):
     digest: str
     params: dict[str, Any] = {}
     pip: list[str] = []
+    sealed: bytes = b""
+    """Its secrets, sealed to the scorers' key for this archive; empty: it is given none."""
+
+
+class SealingKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What only this pool can open is sealed to it: see `flash.secrets`."""
+
+    public: bytes
+    """X25519, 32 bytes."""
+
+
+class ScorerKey(Request, frozen=True, kw_only=True):
+    """To which key are the secrets of environments sealed?"""
+
+    name: ClassVar[str] = "key.fetch"
+    service: ClassVar[str] = "scorer"
+    reply: ClassVar[type[msgspec.Struct]] = SealingKey
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,6 +284,8 @@ class RunSubmit(Request, frozen=True, kw_only=True):
     reply: ClassVar[type[msgspec.Struct]] = RunState
 
     spec: RunSpec
+    sealed: dict[Token, bytes] = {}
+    """Secrets by the service that may open them. They go into the store, and no fact has them."""
 
 
 class RunCancel(Request, frozen=True, kw_only=True):

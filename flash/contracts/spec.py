@@ -27,6 +27,8 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The requirements of the set that it is loaded with, in normal form."""
     network: list[str] = []
     """`host` or `host:port`: the only places that it may reach."""
+    secrets: list[str] = []
+    """Names of environment variables that it is given; their values are sealed, and lie elsewhere."""
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):

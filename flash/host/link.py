@@ -21,6 +21,7 @@ from flash.host.child.frames import FRAME_BYTES, SPARES, VERSION, Config, Furthe
 from flash.host.sandbox import EGRESS_SOCKET, LOOPBACK, Bounds, Cell, Egress, chosen, private_bytes
 from flash.host.sandbox.destinations import operator, parsed
 from flash.host.spec import Described, HostSpec, LoadFailed
+from flash.redaction import Masks
 
 GRACE_S = 3.0
 """How much later than the zygote we lose patience, and then it is the zygote that dies."""
@@ -37,8 +38,6 @@ _VARIABLES = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _THREADS_A_FORK = 17
-_SECRET_CHARS = 6
-"""A declared variable that is shorter is taken for a setting: to mask it would spoil what is told."""
 _WATCHED_S = 0.1
 """How often the memory of a host without a cgroup is counted while something is worked at; else ten times as seldom."""
 
@@ -95,8 +94,7 @@ class Link(asyncio.Protocol):
         self, process: subprocess.Popen[bytes], cell: Cell, egress: Egress | None, secrets: Iterable[str] = ()
     ) -> None:
         self._process, self._cell, self._egress = process, cell, egress
-        self._masks = [(value, b"*" * len(value)) for value in sorted(map(str.encode, secrets), key=len, reverse=True)]
-        """What must not be told, and what is told in its place: of the same length, so that a frame stays a frame."""
+        self._masks = Masks(secrets)
         self._ready: asyncio.Future[Described] = asyncio.get_running_loop().create_future()
         self._calls: dict[int, _Call] = {}
         self._received = bytearray()
@@ -127,7 +125,7 @@ class Link(asyncio.Protocol):
         egress = await _egress(spec, cell)
         process = cell.spawn(arguments, theirs.fileno(), _VARIABLES, cell.egress_path if egress else "")
         theirs.close()
-        link = cls(process, cell, egress, [value for value in spec.env.values() if len(value) >= _SECRET_CHARS])
+        link = cls(process, cell, egress, spec.secrets.values())
         await loop.create_connection(lambda: link, sock=ours)
         link._send(_config(spec, cell, egress is not None))
         if cell.is_watched:
@@ -212,8 +210,7 @@ class Link(asyncio.Protocol):
                 return
             frame = bytes(self._received[_LENGTH.size : _LENGTH.size + length])
             del self._received[: _LENGTH.size + length]
-            for value, mask in self._masks:
-                frame = frame.replace(value, mask)
+            frame = self._masks.over(frame)
             try:
                 self._heard(_decode(frame))
             except (msgspec.DecodeError, LookupError) as error:
@@ -243,9 +240,10 @@ class Link(asyncio.Protocol):
                 if call.patience and not call.ended.done():
                     call.patience.reschedule(asyncio.get_running_loop().time() + call.deadline_s + GRACE_S)
                 if not call.ended.done():
-                    call.on_answer(frame.payload, printable(frame.output))
+                    call.on_answer(frame.payload, printable(self._masks.at_the_ends(frame.output)))
             case Ended():
                 call = self._calls.pop(frame.id)
+                frame = msgspec.structs.replace(frame, output=self._masks.at_the_ends(frame.output))
                 if not call.ended.done():
                     call.ended.set_result(self._explained(frame))
             case _:
@@ -339,7 +337,7 @@ def _config(spec: HostSpec, cell: Cell, has_egress: bool) -> Config:
         version=VERSION,
         folder=str(cell.folder),
         params=dict(spec.params),
-        variables=dict(spec.env),
+        variables={**spec.env, **spec.secrets},
         requirements=str(spec.requirements.resolve()) if spec.requirements else "",
         packages=_packages(),
         scratch=cell.scratch,

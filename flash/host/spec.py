@@ -51,8 +51,9 @@ class HostSpec:
     folder: Path
     params: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
-    """The environment variables that the run declares; there are no others but the usual. Their values, from six
-    characters on, are masked in whatever the host tells."""
+    """Environment variables; there are no others but the usual, and its secrets."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """More of them, whose values are masked in whatever the host tells."""
     requirements: Path | None = None
     """The folder of its requirement set, on the path before what is installed beside Flash: a set adds to that, and of
     what both have its own is imported. msgspec and envsdk have been imported before either."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from flash import chaos
 from flash.bus import Bus
 from flash.contracts.base import Event, Request, RunEvent
 from flash.contracts.groups import GroupRequested, GroupScored
-from flash.contracts.keys import DATASET_CHUNK, dataset_key, spec_key
+from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
 from flash.contracts.requests import RunCancel, RunList, RunListing, RunState, RunSubmit
 from flash.contracts.runs import (
     DatasetFailed,
@@ -78,7 +79,12 @@ class Scheduler:
 
     async def on_run_submit(self, request: RunSubmit) -> RunState:
         """Accept a run; the same `run_id` again is the same run."""
+        if request.spec.environment.secrets and "scorer" not in request.sealed:
+            raise Refused("the run declares secrets, but none came with it: submit it with `flash train`")
         spec = await self._kept(request.spec)
+        for service, sealed in request.sealed.items():
+            with suppress(AlreadyThere):
+                await self._store.put(sealed_key(spec.run_id, service), sealed, if_absent=True)
         if known := self._runs.get(spec.run_id):
             return known.described()
         event = RunSubmitted(org=spec.org, run_id=spec.run_id, spec=spec, submitted_at=self._now())

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -68,13 +69,21 @@ class Hosts:
 
     @asynccontextmanager
     async def of(
-        self, key: str, digest: str, params: Mapping[str, Any], pip: Sequence[str] = (), network: Sequence[str] = ()
+        self,
+        key: str,
+        digest: str,
+        params: Mapping[str, Any],
+        pip: Sequence[str] = (),
+        network: Sequence[str] = (),
+        secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> AsyncIterator[Host]:
         """A loaded environment, the same for whoever asks alike. Raises LoadFailed."""
-        which = msgspec.msgpack.encode([digest, params, pip, network], order="deterministic")
+        which = msgspec.msgpack.encode([digest, params, pip, network, dict(secrets)], order="deterministic")
         kept = self._kept.get(which)
         if kept is None:
-            kept = self._kept[which] = _Kept(asyncio.create_task(self.start(key, digest, params, pip, network)))
+            kept = self._kept[which] = _Kept(
+                asyncio.create_task(self.start(key, digest, params, pip, network, secrets))
+            )
         kept.users += 1
         try:
             await self._evict()
@@ -88,7 +97,13 @@ class Hosts:
                 del self._kept[which]
 
     async def start(
-        self, key: str, digest: str, params: Mapping[str, Any], pip: Sequence[str] = (), network: Sequence[str] = ()
+        self,
+        key: str,
+        digest: str,
+        params: Mapping[str, Any],
+        pip: Sequence[str] = (),
+        network: Sequence[str] = (),
+        secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> Host:
         """A host of one's own, to be closed by whoever asked. Raises InstallFailed where the requirements are why."""
         folder = await self._archives.folder(key, digest)
@@ -96,6 +111,7 @@ class Hosts:
         spec = HostSpec(
             folder=folder,
             params=params,
+            secrets=secrets,
             requirements=requirements,
             network=network,
             tell=lambda decision: log.info(

@@ -3,8 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from flash import chaos
 from flash.bus import Bus, Shared
 from flash.contracts.base import Event, Request, RunEvent
 from flash.contracts.groups import GroupGenerated, GroupScored
-from flash.contracts.keys import DATASET_CHUNK, dataset_key, spec_key
+from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
 from flash.contracts.requests import (
     CheckReport,
     EnvironmentCheck,
@@ -23,13 +23,16 @@ from flash.contracts.requests import (
     EpisodesStarted,
     EpisodeStart,
     EpisodeStep,
+    ScorerKey,
+    SealingKey,
     Stepped,
 )
 from flash.contracts.runs import DatasetRequested, RunCancelled, RunCompleted, RunFailed
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Verdict
-from flash.errors import AlreadyThere, EnvironmentFault
+from flash.errors import AlreadyThere, CannotOpen, EnvironmentFault, NoSuchObject
 from flash.host import OUT_OF_REACH, Host, InstallFailed, Limits, LoadFailed, RequirementSets
+from flash.secrets import KeyPair, of_archive, of_run
 from flash.store import Store
 from services.scorer.episodes import Holder
 from services.scorer.hosts import Archives, Hosts
@@ -88,7 +91,10 @@ class Scorer:
             deadline_s=settings.score_timeout_s,
             new_id=lambda: uuid.uuid4().hex,
         )
+        self._keys = KeyPair.kept(settings.key_file or settings.home / "keys" / "scorer")
         self._specs: dict[str, RunSpec] = {}
+        self._secrets: dict[str, dict[str, str]] = {}
+        """Of the runs whose specs are kept, by name."""
         self._live_until: dict[str, float] = {}
         self._quick: set[str] = set()
         """Runs whose last group took little. Of others it is asked first whether somebody has scored a group already:
@@ -120,6 +126,7 @@ class Scorer:
         """To be answered with `replica=self.replica`: who has open episodes asks for them by it."""
         return {
             EnvironmentCheck: self.check_environment,
+            ScorerKey: self.tell_key,
             EpisodeStart: self.start_episodes,
             EpisodeStep: self.step_episode,
             EpisodeScore: self._holder.score,
@@ -158,9 +165,10 @@ class Scorer:
         key = dataset_key(spec, event.chunk)
         try:
             examples, total = await self._prepared(spec, event.chunk) or await self._render(spec, event.chunk)
-        except LoadFailed as failed:
-            log.info("dataset.failed", run_id=event.run_id, chunk=event.chunk, reason=failed.fault.message)
-            return [dataset_failed(event, failed.fault)]
+        except (LoadFailed, CannotOpen) as failed:
+            fault = failed.fault if isinstance(failed, LoadFailed) else Fault(kind="load-failed", message=str(failed))
+            log.info("dataset.failed", run_id=event.run_id, chunk=event.chunk, reason=fault.message)
+            return [dataset_failed(event, fault)]
         log.info("dataset.prepared", run_id=event.run_id, chunk=event.chunk, rows=total)
         return [dataset_prepared(event, examples, total, key)]
 
@@ -171,13 +179,18 @@ class Scorer:
         chaos.point("before-step")
         return await self._holder.step(request)
 
+    async def tell_key(self, request: ScorerKey) -> SealingKey:
+        return SealingKey(public=self._keys.public)
+
     async def check_environment(self, request: EnvironmentCheck) -> CheckReport:
         """Load the archive in a clean host and render every row.
 
         What the machine lacks is no fault of the package's: it is noted, and met when a run is planned.
         """
         try:
-            host = await self._hosts.start(request.key, request.digest, request.params, request.pip)
+            purpose = of_archive(request.digest)
+            secrets = self._keys.open(request.sealed, purpose) if request.sealed else {}
+            host = await self._hosts.start(request.key, request.digest, request.params, request.pip, secrets=secrets)
         except InstallFailed as failed:
             return CheckReport(notes=[f"not validated: {failed.brief}"])
         except LoadFailed as failed:
@@ -256,7 +269,9 @@ class Scorer:
         if run_id not in self._specs:
             spec = msgspec.json.decode(await self._store.get(spec_key(run_id)), type=RunSpec)
             while len(self._specs) >= _SPECS_KEPT:
-                self._specs.pop(next(iter(self._specs)))
+                oldest = next(iter(self._specs))
+                del self._specs[oldest]
+                self._secrets.pop(oldest, None)
             self._specs[run_id] = spec
         return self._specs[run_id]
 
@@ -273,11 +288,28 @@ class Scorer:
         self._live_until[event.run_id] = now + self._settings.live_cache_s
         return False
 
-    def _host(self, spec: RunSpec) -> AbstractAsyncContextManager[Host]:
+    @asynccontextmanager
+    async def _host(self, spec: RunSpec) -> AsyncIterator[Host]:
+        """Raises CannotOpen where the run's secrets are not for this scorer."""
         environment = spec.environment
-        return self._hosts.of(
-            environment.key, environment.digest, load_params(spec), environment.pip, environment.network
-        )
+        secrets = await self._opened(spec) if environment.secrets else {}
+        async with self._hosts.of(
+            environment.key, environment.digest, load_params(spec), environment.pip, environment.network, secrets
+        ) as host:
+            yield host
+
+    async def _opened(self, spec: RunSpec) -> dict[str, str]:
+        """The secrets that a run has declared, and no others."""
+        if spec.run_id not in self._secrets:
+            try:
+                sealed = await self._store.get(sealed_key(spec.run_id, "scorer"))
+            except NoSuchObject as error:
+                raise CannotOpen(f"run {spec.run_id} declares secrets and was given none: submit it again") from error
+            given = self._keys.open(sealed, of_run(spec.org, spec.run_id))
+            if missing := [name for name in spec.environment.secrets if name not in given]:
+                raise CannotOpen(f"run {spec.run_id} was not given its secrets {', '.join(missing)}: submit it again")
+            self._secrets[spec.run_id] = {name: given[name] for name in spec.environment.secrets}
+        return self._secrets[spec.run_id]
 
 
 def _total_key(spec: RunSpec) -> str:

@@ -1,5 +1,7 @@
 """What a scorer is told."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from flash.config.settings import ServiceSettings
@@ -8,6 +10,9 @@ from flash.config.settings import ServiceSettings
 class Settings(ServiceSettings, frozen=True):
     """Settings of one scorer."""
 
+    key_file: Path | None = None
+    """The private key that secrets are sealed to, the same for all scorers of a pool; None: `keys/scorer` in the home
+    folder, made when it is not there."""
     slots: int = Field(4, ge=1)
     """How many groups are scored side by side."""
     score_timeout_s: float = Field(60.0, gt=0)

@@ -68,6 +68,7 @@ async def start(tmp_path: Path) -> AsyncIterator[StartHost]:
         *,
         files: dict[str, str] | None = None,
         env: dict[str, str] | None = None,
+        secrets: dict[str, str] | None = None,
         limits: Limits = TWO_SLOTS,
         load_timeout_s: float = 20.0,
         layers: Layers | None = None,
@@ -77,7 +78,9 @@ async def start(tmp_path: Path) -> AsyncIterator[StartHost]:
         for name, content in {"environment.py": code, **(files or {})}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content)
-        spec = HostSpec(folder=folder, params=params, env=env or {}, limits=limits, layers=layers)
+        spec = HostSpec(
+            folder=folder, params=params, env=env or {}, secrets=secrets or {}, limits=limits, layers=layers
+        )
         hosts.append(await Host.start(spec, load_timeout_s=load_timeout_s))
         return hosts[-1]
 
@@ -398,7 +401,7 @@ async def test_nothing_of_ours_but_the_sdk_is_imported_and_only_declared_variabl
 
 
 async def test_what_a_run_declares_as_secret_is_masked_wherever_it_is_told(start: StartHost) -> None:
-    host = await start(env={"JUDGE_KEY": "sk-4711-secret", "LEVEL": "high"})
+    host = await start(secrets={"JUDGE_KEY": "sk-4711-secret", "LEVEL": "high"})
     say = "__import__('os').environ['JUDGE_KEY']"
 
     noted, printed, raised = await score(

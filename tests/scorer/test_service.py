@@ -65,7 +65,7 @@ class World:
         await self.bus.store.put(key, packed.data)
         environment = EnvironmentSpec(
             id="local/exact", version=packed.digest[:12], digest=packed.digest, key=key,
-            params=fields.pop("params", {}), pip=fields.pop("pip", []),
+            params=fields.pop("params", {}), pip=fields.pop("pip", []), secrets=fields.pop("secrets", []),
         )  # fmt: skip
         spec = RunSpec(
             org="local", run_id=run_id, algorithm="grpo", model="tiny", pool="tiny", seed=1, split="train",
