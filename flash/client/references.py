@@ -12,7 +12,7 @@ from flash.config.references import checkpoint, hint
 from flash.contracts.base import Token
 from flash.contracts.values import PolicyRef
 from flash.errors import NotFound
-from flash.models import card
+from flash.models import card, pool_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Reference:
 
     @property
     def pool(self) -> Token:
-        return card(self.model).pool
+        return pool_of(self.model)
 
 
 async def resolve_reference(bus: Bus, text: str, *, org: str = ORG) -> Reference:

@@ -1,7 +1,8 @@
 """Laying configs over one another: a file, then each `--config`, then each `--set`. Pure: tables in, tables out."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flash.errors import ConfigError
@@ -10,7 +11,7 @@ Table = dict[str, Any]
 
 DEFAULT_ALGORITHM = "sft"
 
-_NUMBER = re.compile(r"[+-]?(\d[\d_]*)(\.\d+)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?[0-9](_?[0-9]){0,99}(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,9})?")
 
 
 def compose(layers: Sequence[Table], knobs: Mapping[str, Iterable[str]]) -> tuple[Table, list[str]]:
@@ -39,8 +40,10 @@ def merged(below: Table, above: Table) -> Table:
     return result
 
 
-def settings(assignments: Iterable[str]) -> Table:
+def settings(assignments: Iterable[str], is_text: Callable[[Sequence[str]], bool] = lambda path: False) -> Table:
     """The table that `--set a.b=v` options make, later ones over earlier ones.
+
+    `is_text` says of a path whether a text stands there, so that `name=300` is one.
 
     Raises ConfigError for one that is no assignment, or that goes through a value as if it were a table.
     """
@@ -50,22 +53,35 @@ def settings(assignments: Iterable[str]) -> Table:
         keys = path.strip().split(".")
         if not found or not all(keys):
             raise ConfigError(f"--set must be key=value, for example train.steps=300, but got {text!r}")
-        _put(table, keys, parsed(value.strip()), path.strip())
+        value = value.strip()
+        _put(table, keys, _unquoted(value) if is_text(keys) else parsed(value), path.strip())
     return table
 
 
 def parsed(text: str) -> Any:
     """What a value on the command line means: `true`, `false`, a number, `[a, b]`, else the text itself."""
+    return _items(text) if text.startswith("[") and text.endswith("]") and len(text) > 1 else _scalar(text)
+
+
+def _scalar(text: str) -> bool | int | float | str:
     if text in ("true", "false"):
         return text == "true"
     if _NUMBER.fullmatch(text):
         return float(text) if any(mark in text for mark in ".eE") else int(text)
-    if text.startswith("[") and text.endswith("]"):
+    return _unquoted(text)
+
+
+def _items(text: str) -> list[Any]:
+    """A list as TOML has it; where it is none, what stands between the commas."""
+    try:
+        return list(tomllib.loads(f"items = {text}")["items"])
+    except (ValueError, RecursionError):
         inner = text[1:-1].strip()
-        return [parsed(item.strip()) for item in inner.split(",")] if inner else []
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
-        return text[1:-1]
-    return text
+        return [_scalar(item.strip()) for item in inner.split(",")] if inner else []
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def _put(table: Table, keys: list[str], value: Any, path: str) -> None:

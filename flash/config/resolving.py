@@ -13,7 +13,7 @@ from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.values import PolicyRef
 from flash.errors import ConfigError
-from flash.models import card
+from flash.models import pool_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def resolve(
         run_id=run_id,
         algorithm=config.algorithm,
         model=config.model,
-        pool=card(config.model).pool,
+        pool=pool_of(config.model),
         seed=config.seed,
         environment=pinned(environment, params, config.environment.pip, config.environment.network),
         split=params.get("split", "train"),

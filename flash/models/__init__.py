@@ -3,7 +3,7 @@
 Importing this loads no torch and no transformers; `flash.models.rendering` loads them when it is first used.
 """
 
-from flash.models.catalogue import ModelCard, card, cards, pool_of
+from flash.models.catalogue import ModelCard, card, cards, nearest, pool_of
 from flash.models.places import folder, pull
 
-__all__ = ["ModelCard", "card", "cards", "folder", "pool_of", "pull"]
+__all__ = ["ModelCard", "card", "cards", "folder", "nearest", "pool_of", "pull"]

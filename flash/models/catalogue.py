@@ -50,6 +50,9 @@ class InFolder:
     folder: Path
 
 
+UNKNOWN_CONTEXT = 1 << 31
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+
 Source = Shipped | InPackage | OnHub | InFolder
 
 
@@ -59,19 +62,31 @@ class ModelCard:
 
     name: str
     context: int
-    """Tokens a sequence may have, prompt included."""
+    """Tokens a sequence may have, prompt included; UNKNOWN_CONTEXT: those that serve it know."""
     thinking: Thinking
     """`hybrid`: the run's `thinking` decides."""
     max_lora_rank: int
     """The largest rank that can be served."""
     parameters: int
     source: Source
+    lora_targets: str = "all-linear"
+    """The layers that an adapter changes: every linear one but the head."""
     sft: Recipe = field(default_factory=dict)
     grpo: Recipe = field(default_factory=dict)
 
     @property
     def pool(self) -> Token:
         return pool_of(self.name)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of its weights on a GPU, in bfloat16; on a CPU, in float32, they take twice that. 0: not known."""
+        return 2 * self.parameters
+
+    @property
+    def is_listed(self) -> bool:
+        """It is one of the catalogue."""
+        return self in _CATALOGUE
 
 
 def cards() -> tuple[ModelCard, ...]:
@@ -80,7 +95,8 @@ def cards() -> tuple[ModelCard, ...]:
 
 
 def card(model: str) -> ModelCard:
-    """The card of a model of the catalogue, or of a folder written as a path: `./model`, `/data/model`, `~/model`.
+    """The card of a model of the catalogue, of a folder written as a path (`./model`, `/data/model`, `~/model`), or of
+    a Hugging Face id, of which little is known before somebody serves it.
 
     Raises NotFound, with the nearest name, for anything else.
     """
@@ -89,9 +105,16 @@ def card(model: str) -> ModelCard:
     for known in _CATALOGUE:
         if known.name == model:
             return known
-    near = difflib.get_close_matches(model, [known.name for known in _CATALOGUE], n=1)
-    meant = f"did you mean {near[0]!r}?" if near else "`flash models` lists them, and a path names a folder"
+    if _HUB_ID.fullmatch(model):
+        return ModelCard(model, UNKNOWN_CONTEXT, "hybrid", max_lora_rank=64, parameters=0, source=OnHub(model))
+    near = nearest(model)
+    meant = f"did you mean {near!r}?" if near else "`flash models` lists them, and a path names a folder"
     raise NotFound(f"no model of the catalogue is called {model!r}: {meant}")
+
+
+def nearest(model: str) -> str:
+    """The name of the catalogue that a mistyped one may have meant; empty: none."""
+    return next(iter(difflib.get_close_matches(model, [known.name for known in _CATALOGUE], n=1)), "")
 
 
 def pool_of(model: str) -> Token:
@@ -117,7 +140,10 @@ def _card_of_folder(model: str) -> ModelCard:
     path = Path(model).expanduser().resolve()
     if not (path / "config.json").is_file():
         raise NotFound(f"{path} has no config.json: a model's folder is what transformers' save_pretrained writes")
-    config = json.loads((path / "config.json").read_text())
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise NotFound(f"{path / 'config.json'} cannot be read: {error}") from error
     weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
     return ModelCard(
