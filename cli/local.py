@@ -38,7 +38,13 @@ async def ps(options: Namespace) -> None:
         output.data(
             {
                 "replicas": [
-                    {"service": r.service, "id": r.id, "started_at": r.started_at, "metadata": dict(r.metadata)}
+                    {
+                        "service": r.service,
+                        "id": r.id,
+                        "started_at": r.started_at,
+                        "done": r.done,
+                        "metadata": dict(r.metadata),
+                    }
                     for r in replicas
                 ],
                 "pools": [asdict(pool) for pool in pools],
@@ -47,9 +53,15 @@ async def ps(options: Namespace) -> None:
         return
     now = time.time()
     output.table(
-        ("SERVICE", "REPLICA", "UP", "SERVES"),
+        ("SERVICE", "REPLICA", "UP", "SERVES", "DONE"),
         [
-            (r.service, r.metadata.get("replica", r.id), output.ago(now - r.started_at), r.metadata.get("pool", ""))
+            (
+                r.service,
+                r.metadata.get("replica", r.id),
+                output.ago(now - r.started_at),
+                r.metadata.get("pool", ""),
+                r.done,
+            )
             for r in replicas
         ],
     )

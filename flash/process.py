@@ -5,18 +5,25 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
 from flash.bus import Bus
 from flash.config.settings import ServiceSettings
-from flash.errors import ConfigError
+from flash.errors import BusError, ConfigError
 from flash.redaction import masked_line
 from flash.store import Store, open_store
 
 S = TypeVar("S", bound=ServiceSettings)
+
+HEALTH_S = 1.0
+"""How often a service shows that it is well."""
+HEALTH_WAIT_S = 5.0
+"""How long its bus may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,27 @@ async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitabl
     try:
         await serve(Process(bus=bus, store=store, replica=settings.replica, spawn=spawn), settings)
         log.info("service.ready")
+        if settings.health_file:
+            spawn(_show_health(settings.health_file, bus.connection.round_trip))
         await stop.wait()
     finally:
         log.info("service.stopping")
         for task in list(beside):
             task.cancel()
+        if settings.health_file:
+            settings.health_file.unlink(missing_ok=True)
         await bus.close(settings.grace_s)
     if failed:
         raise failed[0]
+
+
+async def _show_health(file: Path, round_trip: Callable[[float], Awaitable[None]]) -> None:
+    """Touch the file after each round trip to the bus: whoever finds it old knows that we hang or are cut off."""
+    while True:
+        with suppress(BusError):
+            await round_trip(HEALTH_WAIT_S)
+            await asyncio.to_thread(file.touch)
+        await asyncio.sleep(HEALTH_S)
 
 
 def configure_logging(level: str, **bound: str) -> None:

@@ -95,6 +95,8 @@ class Replica:
     started_at: float
     """Seconds since the epoch."""
     metadata: Mapping[str, str]
+    done: int = 0
+    """Facts of shared subscriptions that it has worked through: its share of the pool's work."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,13 @@ class Switchboard(Protocol):
     """How requests find a replica."""
 
     async def answer(
-        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], metadata: Mapping[str, str]
-    ) -> None: ...
+        self,
+        service: str,
+        answers: Mapping[type[Request], Callable[[Any], Any]],
+        metadata: Mapping[str, str],
+        done: Callable[[], int],
+    ) -> None:
+        """`done`: how many facts the replica has worked through, asked whenever somebody looks."""
 
     async def ask(self, request: Request, timeout_s: float) -> Any: ...
 
@@ -110,7 +115,7 @@ class StreamBus:
     async def answer(
         self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], **metadata: str
     ) -> None:
-        await self._switchboard.answer(service, answers, metadata)
+        await self._switchboard.answer(service, answers, metadata, lambda: sum(one.done for one in self._workers))
 
     async def ask(self, request: Request, timeout_s: float = 10.0) -> Any:
         return await self._switchboard.ask(request, timeout_s)

@@ -45,6 +45,8 @@ class Worker:
         self._held: dict[int, Held] = {}
         self._busy: set[asyncio.Task[None]] = set()
         self._raises: dict[str, int] = {}
+        self.done = 0
+        """Messages worked through and acknowledged."""
         self._closing = False
         self._log = structlog.get_logger().bind(subscription=subscription.name)
         self._slots = [asyncio.create_task(self._slot()) for _ in range(subscription.slots)]
@@ -125,6 +127,7 @@ class Worker:
         self._raises.pop(message.subject, None)
         chaos.point("told")
         await held.delivery.ack()
+        self.done += 1
         await asyncio.sleep(0)  # the acknowledgement leaves the process before the next point
         chaos.point("acknowledged")
         return None

@@ -1,4 +1,8 @@
-"""Service settings: read from environment variables, `FLASH_` and the field's name in capitals."""
+"""Service settings: read from environment variables, `FLASH_` and the field's name in capitals.
+
+What is secret may lie in a file instead, which `FLASH_..._FILE` names: a variable can be read by whoever may inspect
+the process or its container.
+"""
 
 import os
 import socket
@@ -25,16 +29,30 @@ class ServiceSettings(BaseModel, frozen=True, extra="forbid"):
     log_level: str = "info"
     grace_s: float = Field(5.0, ge=0)
     """How long running handlers may finish after SIGTERM."""
+    health_file: Path | None = None
+    """Touched every second for as long as the service works and its bus answers; gone when it stops."""
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Raises ConfigError naming the variable, what was found and what was wanted."""
         found = os.environ if environment is None else environment
         given = {
-            field: found[f"FLASH_{field.upper()}"] for field in cls.model_fields if f"FLASH_{field.upper()}" in found
+            field: value for field in cls.model_fields if (value := _given(found, f"FLASH_{field.upper()}")) is not None
         }
         try:
             return cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigError(f"FLASH_{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg']}") from error
+
+
+def _given(found: Mapping[str, str], name: str) -> str | None:
+    file = found.get(f"{name}_FILE")
+    if file is None:
+        return found.get(name)
+    if name in found:
+        raise ConfigError(f"{name} and {name}_FILE are both set: keep one of them")
+    try:
+        return Path(file).read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"{name}_FILE is {file!r}, which cannot be read: {error.strerror}") from error

@@ -235,6 +235,8 @@ async def test_two_replicas_share_waiting_work_evenly_because_neither_holds_more
     one, two = await side.bus("rollout:one"), await side.bus("rollout:two")
     by_one: list[int] = []
     by_two: list[int] = []
+    for bus in (one, two):
+        await bus.answer("scheduler", {RunCancel: lambda request: STATE})
     await one.publish(*(requested(group) for group in range(40)))
 
     await one.listen(Shared("rollout", GroupRequested, answering("one", by_one, works_s=0.04), slots=2))
@@ -243,6 +245,13 @@ async def test_two_replicas_share_waiting_work_evenly_because_neither_holds_more
 
     assert 14 <= len(by_one) <= 26
     assert sorted(by_one + by_two) == list(range(40))
+    shares = {"one": len(by_one), "two": len(by_two)}
+    for _ in range(20):  # what was heard is counted once it is acknowledged
+        found = {replica.id: replica.done for replica in await one.replicas(wait_s=0.1)}
+        if found == shares:
+            break
+        await asyncio.sleep(0.05)
+    assert found == shares
 
 
 async def test_a_replica_holds_no_more_than_its_free_slots(bus: Bus) -> None:

@@ -25,7 +25,7 @@ AGAIN_S = 0.2
 READY_S = 10.0
 """How long the server may take to know that we answer."""
 VERSION = "1.0.0"
-REPLICA, STARTED_AT = "replica", "started_at"
+REPLICA, STARTED_AT, DONE = "replica", "started_at", "done"
 
 log = structlog.get_logger()
 
@@ -40,10 +40,20 @@ class NatsSwitchboard:
         self._running: set[asyncio.Task[None]] = set()
 
     async def answer(
-        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], metadata: Mapping[str, str]
+        self,
+        service: str,
+        answers: Mapping[type[Request], Callable[[Any], Any]],
+        metadata: Mapping[str, str],
+        done: Callable[[], int],
     ) -> None:
         known = {**metadata, REPLICA: self._replica, STARTED_AT: repr(time.time())}
-        made = await add_service(self._connection.client, name=service, version=VERSION, metadata=known)
+        made = await add_service(
+            self._connection.client,
+            name=service,
+            version=VERSION,
+            metadata=known,
+            stats_handler=lambda endpoint: {DONE: done()},
+        )
         self._services.append(made)
         for kind, answer in answers.items():
             route = metadata[kind.route] if kind.route else None
@@ -81,12 +91,12 @@ class NatsSwitchboard:
 
         def take(msg: Msg) -> None:
             if msg.data:
-                info = msgspec.json.decode(msg.data)
-                found[info["id"]] = _replica(info)
+                stats = msgspec.json.decode(msg.data)
+                found[stats["id"]] = _replica(stats)
 
         inbox, forget = self._connection.inbox(take)
         try:
-            await self._connection.send("$SRV.INFO", b"", reply_to=inbox)
+            await self._connection.send("$SRV.STATS", b"", reply_to=inbox)
             await asyncio.sleep(wait_s)
         finally:
             forget()
@@ -146,7 +156,8 @@ async def _within(arrived: asyncio.Queue[Msg], request: Request, wait_s: float, 
         raise Unanswered(f"{request.service} took {request.name}, but said nothing for {says_s:g} s") from error
 
 
-def _replica(info: dict[str, Any]) -> Replica:
-    metadata = dict(info.get("metadata") or {})
-    id, started_at = metadata.pop(REPLICA, info["id"]), float(metadata.pop(STARTED_AT, 0.0))
-    return Replica(info["name"], id, started_at, metadata)
+def _replica(stats: dict[str, Any]) -> Replica:
+    metadata = dict(stats.get("metadata") or {})
+    id, started_at = metadata.pop(REPLICA, stats["id"]), float(metadata.pop(STARTED_AT, 0.0))
+    done = [(endpoint.get("data") or {}).get(DONE, 0) for endpoint in stats.get("endpoints") or ()]
+    return Replica(stats["name"], id, started_at, metadata, max(done, default=0))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ class Desk:
     replica: Replica
     answers: Mapping[str, Callable[[Any], Any]]
     """By subject."""
+    done: Callable[[], int]
     running: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -37,14 +38,18 @@ class MemorySwitchboard:
         self._own: list[Desk] = []
 
     async def answer(
-        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], metadata: Mapping[str, str]
+        self,
+        service: str,
+        answers: Mapping[type[Request], Callable[[Any], Any]],
+        metadata: Mapping[str, str],
+        done: Callable[[], int],
     ) -> None:
         replica = Replica(service, self._replica, self._clock.time(), dict(metadata))
         by_subject = {
             request_subject(kind, metadata[kind.route] if kind.route else None): answer
             for kind, answer in answers.items()
         }
-        desk = Desk(replica, by_subject)
+        desk = Desk(replica, by_subject, done)
         self._own.append(desk)
         self._desks.append(desk)
 
@@ -80,7 +85,7 @@ class MemorySwitchboard:
                 return
 
     async def replicas(self, wait_s: float) -> list[Replica]:
-        return [desk.replica for desk in self._desks]
+        return [replace(desk.replica, done=desk.done()) for desk in self._desks]
 
     async def close(self, grace_s: float) -> None:
         for desk in self._own:

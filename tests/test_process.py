@@ -1,0 +1,46 @@
+"""What every service does alike, on a real one."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from flash.bus.server import NatsServer
+
+
+async def test_a_service_shows_that_it_is_well_for_as_long_as_its_bus_answers(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    health = tmp_path / "healthy"
+    told = {
+        "FLASH_NATS_URL": server.url, "FLASH_STORE_URL": f"file://{tmp_path}/store", "FLASH_HEALTH_FILE": str(health),
+        "FLASH_HOME": str(tmp_path),
+    }  # fmt: skip
+    hub = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "services.hub", env=os.environ | told, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await until_there(health)
+        await server.kill()
+        await asyncio.sleep(0.2)
+        health.unlink()
+        await asyncio.sleep(1.5)  # longer than from one look to the next
+        assert not health.exists()
+        await server.start()
+        await until_there(health)
+
+        hub.terminate()
+        assert await hub.wait() == 0
+        assert not health.exists()
+    finally:
+        if hub.returncode is None:
+            hub.kill()
+            await hub.wait()
+
+
+async def until_there(path: Path) -> None:
+    for _ in range(400):
+        if await asyncio.to_thread(path.exists):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{path} does not come")
