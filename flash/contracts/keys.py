@@ -48,6 +48,12 @@ def adapter_key(run_id: str, digest: str) -> str:
     return f"runs/{run_id}/adapters/{digest}"
 
 
+def run_of_adapter(key: str) -> str:
+    """The run in whose folder an adapter lies; empty where it is in no run's."""
+    parts = key.split("/")
+    return parts[1] if len(parts) == 4 and (parts[0], parts[2]) == ("runs", "adapters") else ""
+
+
 def checkpoint_key(run_id: str, step: int) -> str:
     return f"runs/{run_id}/checkpoints/step-{step}"
 

@@ -33,6 +33,7 @@ from flash.errors import AlreadyThere, NotFound, Refused
 from flash.store import Store
 from services.scheduler.runs import Run, WantedGroup, after, follows, submitted, wanted_groups
 from services.scheduler.settings import Settings
+from services.scheduler.starting import check_start
 
 HEARD: tuple[str, ...] = (
     *(
@@ -81,6 +82,7 @@ class Scheduler:
         """Accept a run; the same `run_id` again is the same run."""
         if request.spec.environment.secrets and "scorer" not in request.sealed:
             raise Refused("the run declares secrets, but none came with it: submit it with `flash train`")
+        await check_start(self._bus, self._store, request.spec)
         spec = await self._kept(request.spec)
         for service, sealed in request.sealed.items():
             with suppress(AlreadyThere):
