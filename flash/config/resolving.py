@@ -79,6 +79,7 @@ def resolve(
             max_lag=train.max_lag,
             loss=train.loss,
             importance_correction=train.importance_correction,
+            credit=train.credit,
         )
     else:
         spec = msgspec.structs.replace(

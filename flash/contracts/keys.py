@@ -37,6 +37,8 @@ def dataset_key(spec: RunSpec, chunk: int) -> str:
     Rows that a secret may have opened are shared within the organisation that has it.
     """
     way = [spec.environment.digest, spec.environment.params, spec.environment.pip, spec.split, spec.prompt_text]
+    if spec.environment.worker_env:
+        way += ["worker_env", spec.environment.worker_env]
     if spec.environment.secrets:
         way += [spec.org, spec.environment.secrets]
     digest = hashlib.sha256(msgspec.json.encode(way, order="sorted")).hexdigest()

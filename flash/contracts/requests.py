@@ -67,6 +67,8 @@ class EnvironmentPublish(Request, frozen=True, kw_only=True):
     """What it is loaded with for the check, and no part of the version."""
     pip: list[str] = []
     """Likewise the requirements."""
+    worker_env: dict[str, str] = {}
+    """Likewise the variables that are no secrets."""
     sealed: bytes = b""
     """Likewise the secrets, sealed to the scorers' key for this archive; the hub passes them on."""
 
@@ -138,6 +140,7 @@ class EnvironmentCheck(Request, frozen=True, kw_only=True):
     digest: str
     params: dict[str, Any] = {}
     pip: list[str] = []
+    worker_env: dict[str, str] = {}
     sealed: bytes = b""
     """Its secrets, sealed to the scorers' key for this archive; empty: it is given none."""
 

@@ -27,6 +27,8 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The requirements of the set that it is loaded with, in normal form."""
     network: list[str] = []
     """`host` or `host:port`: the only places that it may reach."""
+    worker_env: dict[str, str] = {}
+    """Environment variables that it is given, as they were written."""
     secrets: list[str] = []
     """Names of environment variables that it is given; their values are sealed, and lie elsewhere."""
 
@@ -55,6 +57,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_lag: int = 1
     loss: Literal["dr_grpo"] = "dr_grpo"
     importance_correction: Literal["truncate", "none"] = "truncate"
+    credit: Literal["episode"] = "episode"
     max_faults: float = 0.2
 
 

@@ -153,7 +153,14 @@ class Hub:
         # What a version says of itself is the same whatever it is loaded with: its system text is its own.
         params = {name: value for name, value in request.params.items() if name not in _CONTRACT}
         report = await self._ask_scorer(
-            EnvironmentCheck(key=key, digest=request.digest, params=params, pip=request.pip, sealed=request.sealed)
+            EnvironmentCheck(
+                key=key,
+                digest=request.digest,
+                params=params,
+                pip=request.pip,
+                worker_env=request.worker_env,
+                sealed=request.sealed,
+            )
         )
         if report.fault:
             await self._forget_upload(request.digest)

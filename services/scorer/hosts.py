@@ -75,14 +75,17 @@ class Hosts:
         params: Mapping[str, Any],
         pip: Sequence[str] = (),
         network: Sequence[str] = (),
+        worker_env: Mapping[str, str] = MappingProxyType({}),
         secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> AsyncIterator[Host]:
         """A loaded environment, the same for whoever asks alike. Raises LoadFailed."""
-        which = msgspec.msgpack.encode([digest, params, pip, network, dict(secrets)], order="deterministic")
+        which = msgspec.msgpack.encode(
+            [digest, params, pip, network, dict(worker_env), dict(secrets)], order="deterministic"
+        )
         kept = self._kept.get(which)
         if kept is None:
             kept = self._kept[which] = _Kept(
-                asyncio.create_task(self.start(key, digest, params, pip, network, secrets))
+                asyncio.create_task(self.start(key, digest, params, pip, network, worker_env, secrets))
             )
         kept.users += 1
         try:
@@ -103,6 +106,7 @@ class Hosts:
         params: Mapping[str, Any],
         pip: Sequence[str] = (),
         network: Sequence[str] = (),
+        worker_env: Mapping[str, str] = MappingProxyType({}),
         secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> Host:
         """A host of one's own, to be closed by whoever asked. Raises InstallFailed where the requirements are why."""
@@ -111,6 +115,7 @@ class Hosts:
         spec = HostSpec(
             folder=folder,
             params=params,
+            env=worker_env,
             secrets=secrets,
             requirements=requirements,
             network=network,

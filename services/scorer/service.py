@@ -190,7 +190,14 @@ class Scorer:
         try:
             purpose = of_archive(request.digest)
             secrets = self._keys.open(request.sealed, purpose) if request.sealed else {}
-            host = await self._hosts.start(request.key, request.digest, request.params, request.pip, secrets=secrets)
+            host = await self._hosts.start(
+                request.key,
+                request.digest,
+                request.params,
+                request.pip,
+                worker_env=request.worker_env,
+                secrets=secrets,
+            )
         except InstallFailed as failed:
             return CheckReport(notes=[f"not validated: {failed.brief}"])
         except LoadFailed as failed:
@@ -294,7 +301,13 @@ class Scorer:
         environment = spec.environment
         secrets = await self._opened(spec) if environment.secrets else {}
         async with self._hosts.of(
-            environment.key, environment.digest, load_params(spec), environment.pip, environment.network, secrets
+            environment.key,
+            environment.digest,
+            load_params(spec),
+            environment.pip,
+            environment.network,
+            environment.worker_env,
+            secrets,
         ) as host:
             yield host
 

@@ -290,15 +290,7 @@ def test_a_preview_leaves_open_what_only_the_hub_knows() -> None:
 
     spec = preview(found, run_id="flash-1-00000001")
 
-    assert spec["environment"] == {
-        "id": "local/sums",
-        "version": None,
-        "digest": None,
-        "key": None,
-        "params": {},
-        "pip": [],
-        "network": [],
-    }
+    assert spec["environment"].items() >= {"id": "local/sums", "version": None, "digest": None, "key": None}.items()
     assert (spec["train"]["lora_rank"], spec["train"]["init_from_adapter"]) == (None, "flash-1-00000000")
 
 

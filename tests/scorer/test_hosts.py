@@ -1,7 +1,7 @@
 """Which environments stay loaded."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Env(EnvironmentSingleTurn):
     def score_response(self, example, text): return 1.0
 def load_environment(level=0):
     if level < 0: raise ValueError("no such level")
+    if level == 7 and os.environ.get("FEATURE_FLAG") != "enabled": raise ValueError("the feature is off")
     return Env()
 """
 
@@ -52,8 +53,8 @@ class World:
             now=self.clock,
         )
 
-    async def use(self, pip: Sequence[str] = (), **params: Any) -> Host:
-        async with self.hosts.of("key", self.packed.digest, params, pip) as host:
+    async def use(self, pip: Sequence[str] = (), worker_env: Mapping[str, str] | None = None, **params: Any) -> Host:
+        async with self.hosts.of("key", self.packed.digest, params, pip, worker_env=worker_env or {}) as host:
             self.clock.now += 1
             return host
 
@@ -127,6 +128,17 @@ async def test_runs_share_a_host_only_with_the_same_requirements(world: World, i
     assert polite is again
     assert polite is not plain
     assert (plain.spec.requirements, polite.spec.requirements is None) == (None, False)
+
+
+async def test_an_environment_sees_the_variables_of_its_run_and_no_other_run_s(world: World) -> None:
+    with pytest.raises(LoadFailed, match="the feature is off"):
+        await world.use(level=7)
+
+    enabled = await world.use(level=7, worker_env={"FEATURE_FLAG": "enabled"})
+
+    assert await world.use(level=7, worker_env={"FEATURE_FLAG": "enabled"}) is enabled
+    with pytest.raises(LoadFailed, match="the feature is off"):
+        await world.use(level=7, worker_env={"FEATURE_FLAG": "disabled"})
 
 
 async def test_hosts_that_take_too_much_memory_together_make_room(tmp_path: Path) -> None:
