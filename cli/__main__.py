@@ -26,6 +26,12 @@ COMMANDS: dict[str, Command] = {
     "down": Command("cli.local", "down", "stop it"),
     "ps": Command("cli.local", "ps", "what runs, and what waits"),
     "doctor": Command("cli.doctor", "doctor", "what stands between author code and this machine"),
+    "login": Command("cli.organisations", "login", "keep a stack and a token, and ask it from now on"),
+    "whoami": Command("cli.organisations", "whoami", "which stack is asked, and on whose behalf"),
+    "org create": Command("cli.organisations", "org_create", "a new organisation, with its first token"),
+    "token create": Command("cli.organisations", "token_create", "a token for somebody of the organisation"),
+    "token list": Command("cli.organisations", "token_list", "the tokens that are in use"),
+    "token revoke": Command("cli.organisations", "token_revoke", "let nobody use a token any more"),
     "version": Command("cli.local", "version", "which Flash this is"),
     "completion": Command("cli.completion", "completion", "what a shell needs to complete all this"),
     "env setup": Command("cli.environments", "setup", "lay down a starter project in this folder"),
@@ -47,17 +53,18 @@ COMMANDS: dict[str, Command] = {
 }
 
 HELP = """\
-usage: flash [--home DIR] COMMAND ...
+usage: flash [--home DIR] [--context NAME] COMMAND ...
 
 Post-train language models from one environment file.
 
 {commands}
 
 options:
-  --home DIR   where the local stack keeps its state (FLASH_HOME; ~/.flash)
-  --json       data as JSON, which is also what a pipe gets
-  --debug      show tracebacks
-  -h, --help   after a command: its own options
+  --home DIR       where the local stack keeps its state (FLASH_HOME; ~/.flash)
+  --context NAME   ask this stack: see `flash login`
+  --json           data as JSON, which is also what a pipe gets
+  --debug          show tracebacks
+  -h, --help       after a command: its own options
 """
 
 
@@ -116,7 +123,7 @@ def _split_leading(arguments: list[str]) -> tuple[list[str], list[str]]:
         and arguments[at].startswith("-")
         and arguments[at] not in ("-h", "--help", "-V", "--version")
     ):
-        at += 2 if arguments[at] == "--home" else 1
+        at += 2 if arguments[at] in ("--home", "--context") else 1
     return arguments[:at], arguments[at:]
 
 

@@ -69,11 +69,9 @@ def setup(reference: str, options: Namespace) -> Setup:
     )
 
 
-def full_id(reference: str) -> str:
+def full_id(reference: str, org: str) -> str:
     """`org/name` or `org/name@version` of an environment of one's own that is named without its organisation."""
-    from flash.client.asking import ORG
-
-    return reference if "/" in reference else f"{ORG}/{reference}"
+    return reference if "/" in reference else f"{org}/{reference}"
 
 
 @asynccontextmanager
@@ -139,7 +137,7 @@ def _project(reference: str) -> Path:
 
 def _is_for(config: RunConfig, reference: str) -> bool:
     id = config.environment.id.partition("@")[0]
-    return not id or Path(reference).exists() or id == full_id(reference).partition("@")[0]
+    return not id or Path(reference).exists() or reference.partition("@")[0] in (id, id.rpartition("/")[2])
 
 
 def _here(reference: str) -> Path | None:
@@ -151,10 +149,10 @@ async def _fetched(reference: str, options: Namespace) -> Package:
     from cli.session import stack
     from flash import client
 
-    named = full_id(reference)
-    if not ENVIRONMENT_ID.fullmatch(named):
+    if not ENVIRONMENT_ID.fullmatch(full_id(reference, "org")):
         raise NotFound(f"{reference} is neither a folder with {ENTRY} nor the id of an environment, org/name")
     async with stack(options) as bus:
+        named = full_id(reference, bus.org)
         version = await client.pin(bus, named, say=output.note)
         # Where the scorer of this machine keeps them too: what lies under a digest has that digest.
         folder = options.home / "cache" / "environments" / version.digest

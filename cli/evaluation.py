@@ -24,7 +24,6 @@ from envsdk.splits import SUITES
 from flash import client
 from flash.bus import Bus
 from flash.client import Reference, RunView
-from flash.client.asking import ORG
 from flash.client.view import after
 from flash.config.keys import SPLIT
 from flash.config.resolving import new_run_id, pinned, prompt_text
@@ -219,12 +218,12 @@ async def _on_stack(options: Namespace) -> int | None:
 async def _submitted(bus: Bus, options: Namespace) -> "_Watching":
     output.note(f"Loading environment: {options.environment}")
     setup = authoring.setup(options.environment, options)
-    environment = await client.pin(bus, authoring.full_id(options.environment), say=output.note)
+    environment = await client.pin(bus, authoring.full_id(options.environment, bus.org), say=output.note)
     environment = await client.with_params(bus, environment, setup.params, setup.pip, say=output.note)
     reference = await client.resolve_reference(bus, options.model)
     if reference.note:
         output.note(reference.note)
-    spec = evaluation(environment, setup, reference, options, run_id=new_run_id(time.time()))
+    spec = evaluation(environment, setup, reference, options, org=bus.org, run_id=new_run_id(time.time()))
     output.note(f"{environment.id}@{environment.version}, split {spec.split}, {spec.reference}, run {spec.run_id}")
     await client.submit(bus, spec, say=output.note)
     return _Watching(header_of(spec))
@@ -250,7 +249,7 @@ def header_of(spec: RunSpec) -> Header:
 
 
 def evaluation(
-    environment: EnvironmentVersion, setup: Setup, reference: Reference, options: Namespace, *, run_id: str
+    environment: EnvironmentVersion, setup: Setup, reference: Reference, options: Namespace, *, org: str, run_id: str
 ) -> RunSpec:
     """The run that plays the rows and trains nothing. A checkpoint thinks as it was trained, a base model as set up."""
     model_card = card(reference.model)
@@ -258,7 +257,7 @@ def evaluation(
     thinking = reference.thinking if trained else setup.thinking and model_card.thinking != "none"
     max_tokens = options.max_tokens or (1_536 if thinking else int(model_card.grpo.get("max_tokens", 320)))
     return RunSpec(
-        org=ORG,
+        org=org,
         run_id=run_id,
         algorithm="eval",
         model=reference.model,

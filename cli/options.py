@@ -19,6 +19,31 @@ def up(parser: ArgumentParser) -> None:
     parser.add_argument("--scorers", type=int, default=1, metavar="N", help="services that run author code")
 
 
+def login(parser: ArgumentParser) -> None:
+    where = "its bus, for example nats://flash.example:4222; default: the stack of this machine"
+    parser.add_argument("url", nargs="?", default="", metavar="URL", help=where)
+
+
+def org_create(parser: ArgumentParser) -> None:
+    parser.add_argument("org", metavar="NAME", help="lower-case letters, digits and dashes, 40 at most")
+
+
+def token_create(parser: ArgumentParser) -> None:
+    roles = "reader: look; member: push and train too; admin: give tokens too; default: member"
+    parser.add_argument("--role", choices=("reader", "member", "admin"), default="member", help=roles)
+    parser.add_argument("--name", default="", metavar="TEXT", help="whose it is, or what for")
+    _org(parser)
+
+
+def token_list(parser: ArgumentParser) -> None:
+    _org(parser)
+
+
+def token_revoke(parser: ArgumentParser) -> None:
+    parser.add_argument("token", metavar="ID", help="as `flash token list` shows it")
+    _org(parser)
+
+
 def completion(parser: ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="write what it prints where that shell reads it")
 
@@ -137,6 +162,12 @@ def chat(parser: ArgumentParser) -> None:
 
 def pull(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
+
+
+def _org(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--org", default="", metavar="NAME", help="for the operator: another organisation than one's own"
+    )
 
 
 def _loading(parser: ArgumentParser) -> None:

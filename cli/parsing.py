@@ -44,6 +44,8 @@ def fill(parser: ArgumentParser, name: str, command: "Command") -> None:
         add(parser)
     home = Path(os.environ.get("FLASH_HOME") or Path.home() / ".flash")
     parser.add_argument("--home", type=Path, default=home, metavar="DIR", help="where the local stack keeps its state")
+    which = "ask this stack; default: the one logged in to last, else that of this machine"
+    parser.add_argument("--context", metavar="NAME", help=which)
     parser.add_argument("--json", action="store_true", help="data as JSON, which is also what a pipe gets")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 

@@ -9,7 +9,6 @@ import msgspec
 
 from cli import output
 from cli.session import stack
-from flash.client.asking import ORG
 from flash.client.rollouts import export_rollouts, find_rollouts
 from flash.contracts.record import RecordedRollout, RolloutsExport, RolloutsFind, RolloutsPage
 from flash.contracts.values import Message
@@ -21,6 +20,7 @@ _NAME = re.compile(r"((?:train|eval)-\d+-\d+)/(\d+)")
 async def rollouts(options: Namespace) -> None:
     asked = _asked(options)
     async with stack(options) as bus:
+        asked["org"] = bus.org
         if options.export:
             path = await export_rollouts(bus, RolloutsExport(**asked), options.export)
             output.line(str(path))
@@ -88,7 +88,7 @@ def _asked(options: Namespace) -> dict[str, Any]:
         if value < least:
             raise ConfigError(f"{option} is {value}, but {least} or more is wanted")
     asked = {
-        "org": ORG, "run_id": options.run_id, "step": options.step, "example": options.example,
+        "run_id": options.run_id, "step": options.step, "example": options.example,
         "min_reward": options.min_reward, "max_reward": options.max_reward, "faults": options.faults,
         "where": options.where, "sort": [_column(words.split()) for words in options.sort.split(",") if words.strip()],
     }  # fmt: skip

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from cli import contexts, output
 from cli.stack import connection
 from flash.bus import Bus
 from flash.client import connect
@@ -15,16 +16,19 @@ from flash.client import connect
 
 @asynccontextmanager
 async def stack(options: Namespace) -> AsyncIterator[Bus]:
-    """Connected to the stack that FLASH_URL names, else to the one of this machine, until the block ends."""
-    _quiet(options)
-    bus = await connect(lambda: connection(options.home), name="cli")
+    """Connected to the stack that FLASH_URL names, else that of the chosen context, until the block ends."""
+    quiet(options)
+    if notice := contexts.overruled(options):
+        output.note(notice)
+    _, context = contexts.chosen(options)
+    bus = await connect(lambda: context.url or connection(options.home), token=context.token, name="cli")
     try:
         yield bus
     finally:
         await bus.close(0)
 
 
-def _quiet(options: Namespace) -> None:
+def quiet(options: Namespace) -> None:
     """What the bus logs is for operators: on stderr, and with `--debug` only."""
     level = logging.DEBUG if options.debug else logging.CRITICAL
     structlog.configure(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from cli import metrics, output
+from cli import contexts, metrics, output
 from cli.runs import as_data, show_faults
 from cli.session import stack
 from cli.watching import detached, watch
@@ -18,6 +18,7 @@ from flash.client import RunView
 from flash.config.keys import RunConfig
 from flash.config.resolving import WarmStart, new_run_id, preview, require_environment, resolve
 from flash.config.run import load
+from flash.contracts.access import org_of
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import RunSpec
 from flash.errors import FlashError
@@ -29,7 +30,8 @@ async def train(options: Namespace) -> int | None:
     config = load(options.config, options.overlays, options.sets, say=output.note)
     run_id = new_run_id(time.time())
     if options.dry_run:
-        output.data({"run_id": run_id, "state": "dry_run", "spec": preview(config, run_id=run_id)})
+        org = org_of(contexts.token(options))
+        output.data({"run_id": run_id, "state": "dry_run", "spec": preview(config, run_id=run_id, org=org)})
         return None
     reference = require_environment(config)
     async with stack(options) as bus:
@@ -38,7 +40,7 @@ async def train(options: Namespace) -> int | None:
             bus, environment, config.environment.params, config.environment.pip, say=output.note
         )
         warm_start = await _warm_start(bus, config)
-        spec = resolve(config, environment, run_id=run_id, warm_start=warm_start)
+        spec = resolve(config, environment, run_id=run_id, org=bus.org, warm_start=warm_start)
         if changed := await asyncio.to_thread(_changes, options.config, environment):
             output.note(changed)
         for line in plan(spec, environment):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 import structlog
 
-from flash.bus import Bus
+from flash.access import Access
+from flash.bus import Admit, Bus
 from flash.config.settings import ServiceSettings
+from flash.contracts.base import Request
 from flash.errors import BusError, ConfigError
 from flash.redaction import masked_line
 from flash.store import Store, open_store
@@ -35,6 +37,13 @@ class Process:
     replica: str
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Run this beside the service until it stops; if it raises, the process ends."""
+    admit: Admit
+
+    async def answer(
+        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], **metadata: str
+    ) -> None:
+        """Answer whoever may ask."""
+        await self.bus.answer(service, answers, self.admit, replica=self.replica, **metadata)
 
 
 def main(service: str, settings_type: type[S], serve: Callable[[Process, S], Awaitable[None]]) -> None:
@@ -59,7 +68,8 @@ async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitabl
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     store = await open_store(settings.store_url)
-    bus = await connect(settings.nats_url, store, name=f"{service}:{settings.replica}")
+    operator_token = settings.operator_token
+    bus = await connect(settings.nats_url, store, name=f"{service}:{settings.replica}", token=operator_token)
     failed: list[BaseException] = []
     beside: set[asyncio.Task[None]] = set()
 
@@ -75,7 +85,8 @@ async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitabl
             stop.set()
 
     try:
-        await serve(Process(bus=bus, store=store, replica=settings.replica, spawn=spawn), settings)
+        admit = Access(bus, operator_token).admit
+        await serve(Process(bus=bus, store=store, replica=settings.replica, spawn=spawn, admit=admit), settings)
         log.info("service.ready")
         if settings.health_file:
             spawn(_show_health(settings.health_file, bus.connection.round_trip))

@@ -14,8 +14,8 @@ from flash.errors import BusError, Fenced, NobodyAnswers, Rejected
 from flash.records import Records
 
 __all__ = [
-    "Bus", "BusError", "Entry", "EveryReplica", "Fenced", "Handler", "NobodyAnswers", "Pool", "Rejected", "Replica",
-    "Shared", "Told",
+    "Admit", "Bus", "BusError", "Entry", "EveryReplica", "Fenced", "Handler", "NobodyAnswers", "Pool", "Rejected",
+    "Replica", "Shared", "Told",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=Event)
@@ -112,8 +112,16 @@ class Pool:
     """Pull requests that wait for a fact; 0: nobody listens, or all are busy."""
 
 
+Admit = Callable[[Request, str], Awaitable[None]]
+"""Takes a request and the token that it came with, empty for none; raises what the asker is to be told instead of a
+reply."""
+
+
 class Bus(Protocol):
     """What every process has of the bus."""
+
+    org: str
+    """The organisation on whose behalf we ask: that of our token, and without one the local."""
 
     async def publish(self, *events: Event, caused_by: str = "") -> None:
         """Tell facts, in order; each is in the stream when this returns, by us or by whoever told it first.
@@ -146,9 +154,13 @@ class Bus(Protocol):
         """The newest fact on these subjects."""
 
     async def answer(
-        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], **metadata: str
+        self,
+        service: str,
+        answers: Mapping[type[Request], Callable[[Any], Any]],
+        admit: Admit | None = None,
+        **metadata: str,
     ) -> None:
-        """Answer requests as one replica of a service, until `close`.
+        """Answer requests as one replica of a service, until `close`; those only that `admit` lets in.
 
         A value of `answers` is an async function from a request to its reply, or for a request that streams an async
         generator of replies. A FlashError it raises reaches the asker as an error of the same class and text; any other

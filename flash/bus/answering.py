@@ -8,9 +8,12 @@ import msgspec
 import structlog
 
 from flash import errors
+from flash.bus import Admit
 from flash.contracts.base import Request
 from flash.errors import BusError, FlashError, Refused
 
+TOKEN = "flash-token"
+"""Header: the token of whoever asks."""
 ERROR = "flash-error"
 """Header: the class of the error whose text is the body."""
 LAST = "flash-last"
@@ -22,7 +25,7 @@ log = structlog.get_logger()
 
 
 async def replies(
-    kind: type[Request], answer: Answer, body: bytes
+    kind: type[Request], answer: Answer, body: bytes, headers: Mapping[str, str], admit: Admit | None
 ) -> AsyncGenerator[tuple[bytes, dict[str, str]], None]:
     """What goes back to the asker, message by message, the last one marked; errors are messages too."""
     try:
@@ -30,6 +33,8 @@ async def replies(
             request = msgspec.msgpack.decode(body, type=kind)
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise Refused(f"{kind.name} cannot be read: {error}") from error
+        if admit:
+            await admit(request, headers.get(TOKEN, ""))
         if not kind.streams:
             yield msgspec.msgpack.encode(await answer(request)), {LAST: "1"}
             return
@@ -43,6 +48,11 @@ async def replies(
         log.exception("request.failed", request=kind.name)
         text = f"{kind.service} could not answer {kind.name}: {type(error).__name__}: {error}"
         yield text.encode(), {ERROR: "BusError", LAST: "1"}
+
+
+def asking(token: str) -> dict[str, str]:
+    """The headers of a request."""
+    return {TOKEN: token} if token else {}
 
 
 def read_reply(kind: type[Request], body: bytes, headers: Mapping[str, str]) -> Any:

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from flash.bus import Entry, EveryReplica, Pool, Replica, Shared, Told
+from flash.bus import Admit, Entry, EveryReplica, Pool, Replica, Shared, Told
 from flash.bus.teller import Teller
 from flash.bus.wire import CAUSED_BY, MESSAGE_ID, Letters, Message, Stream
 from flash.bus.worker import Worker
+from flash.contracts.access import LOCAL
 from flash.contracts.base import Event, Request
 from flash.contracts.catalogue import kind_of
 from flash.errors import Damaged, NoSuchObject
@@ -30,6 +31,7 @@ class Switchboard(Protocol):
         self,
         service: str,
         answers: Mapping[type[Request], Callable[[Any], Any]],
+        admit: Admit | None,
         metadata: Mapping[str, str],
         done: Callable[[], int],
     ) -> None:
@@ -55,8 +57,10 @@ class StreamBus:
         letters: Letters,
         records: Callable[[str], Records],
         *,
+        org: str = LOCAL,
         retry_s: float = RETRY_S,
     ) -> None:
+        self.org = org
         self._stream = stream
         self._switchboard = switchboard
         self._letters = letters
@@ -113,9 +117,16 @@ class StreamBus:
         return None if message is None else await self._told(message)
 
     async def answer(
-        self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], **metadata: str
+        self,
+        service: str,
+        answers: Mapping[type[Request], Callable[[Any], Any]],
+        admit: Admit | None = None,
+        **metadata: str,
     ) -> None:
-        await self._switchboard.answer(service, answers, metadata, lambda: sum(one.done for one in self._workers))
+        def done() -> int:
+            return sum(one.done for one in self._workers)
+
+        await self._switchboard.answer(service, answers, admit, metadata, done)
 
     async def ask(self, request: Request, timeout_s: float = 10.0) -> Any:
         return await self._switchboard.ask(request, timeout_s)

@@ -26,9 +26,6 @@ from flash.contracts.requests import (
 from flash.contracts.spec import RunSpec
 from flash.errors import EnvironmentFault, NobodyAnswers, Unanswered
 
-ORG = "local"
-"""The organisation of a stack without logins."""
-
 Say = Callable[[str], object]
 """Hears what a person may want to know while they wait."""
 
@@ -88,15 +85,15 @@ async def sealed(
     return seal(values, key.public, purpose)
 
 
-async def cancel(bus: Bus, run_id: str, *, org: str = ORG) -> RunState:
+async def cancel(bus: Bus, run_id: str) -> RunState:
     """Ask a run to stop. Raises NotFound, and Refused for a run that is over."""
-    state: RunState = await ask(bus, RunCancel(org=org, run_id=run_id))
+    state: RunState = await ask(bus, RunCancel(org=bus.org, run_id=run_id))
     return state
 
 
-async def runs(bus: Bus, *, org: str = ORG) -> list[RunState]:
+async def runs(bus: Bus) -> list[RunState]:
     """Every run, newest first."""
-    listing: RunListing = await ask(bus, RunList(org=org))
+    listing: RunListing = await ask(bus, RunList(org=bus.org))
     return listing.runs
 
 
@@ -131,7 +128,7 @@ async def with_params(
     return msgspec.structs.replace(version, prompt_text=report.prompt_text, rows=report.rows)
 
 
-async def environments(bus: Bus, *, org: str = ORG) -> list[EnvironmentVersion]:
+async def environments(bus: Bus) -> list[EnvironmentVersion]:
     """The newest version of each environment."""
-    listing: EnvironmentListing = await ask(bus, EnvironmentList(org=org))
+    listing: EnvironmentListing = await ask(bus, EnvironmentList(org=bus.org))
     return listing.environments

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from flash.bus import Bus
-from flash.client.asking import ORG, Say, silence
+from flash.client.asking import Say, silence
 from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent
 from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed
 from flash.errors import BusError
@@ -22,7 +22,6 @@ async def follow(
     run_id: str,
     *,
     after: int = 0,
-    org: str = ORG,
     nouns: Sequence[str] = (),
     wait_s: float = 10.0,
     timeout_s: float = 10.0,
@@ -37,7 +36,7 @@ async def follow(
     clock = asyncio.get_running_loop().time
     broken_since: float | None = None
     while True:
-        request = EventsFind(org=org, run_id=run_id, after=after, nouns=list(nouns), wait_s=wait_s)
+        request = EventsFind(org=bus.org, run_id=run_id, after=after, nouns=list(nouns), wait_s=wait_s)
         try:
             page: EventsPage = await bus.ask(request, wait_s + timeout_s)
         except BusError as error:
@@ -57,12 +56,12 @@ async def follow(
 
 
 async def told_so_far(
-    bus: Bus, run_id: str, *, after: int = 0, org: str = ORG, nouns: Sequence[str] = (), timeout_s: float = 10.0
+    bus: Bus, run_id: str, *, after: int = 0, nouns: Sequence[str] = (), timeout_s: float = 10.0
 ) -> list[RecordedEvent]:
     """What has been said about a run up to now."""
     events: list[RecordedEvent] = []
     while True:
-        request = EventsFind(org=org, run_id=run_id, after=after, nouns=list(nouns))
+        request = EventsFind(org=bus.org, run_id=run_id, after=after, nouns=list(nouns))
         page: EventsPage = await bus.ask(request, timeout_s)
         events += page.events
         if not page.more:

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 
 from flash.bus import Bus
-from flash.client.asking import ORG
 from flash.client.view import RunView, Save, view
 from flash.config.references import checkpoint, hint
 from flash.contracts.base import Token
@@ -36,7 +35,7 @@ class Reference:
         return pool_of(self.model)
 
 
-async def resolve_reference(bus: Bus, text: str, *, org: str = ORG) -> Reference:
+async def resolve_reference(bus: Bus, text: str) -> Reference:
     """What a reference means now. `RUN` is its final adapter, and while it is not done its newest saved step.
 
     Raises NotFound for a run, a step or a model that is not there.
@@ -44,7 +43,7 @@ async def resolve_reference(bus: Bus, text: str, *, org: str = ORG) -> Reference
     found = checkpoint(text)
     if found is None:
         return _base_model(text)
-    return chosen(await view(bus, found.run_id, org=org), found.place)
+    return chosen(await view(bus, found.run_id), found.place)
 
 
 def chosen(run: RunView, place: str) -> Reference:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flash.artifacts import Packed, pack, unpack
 from flash.bus import Bus
-from flash.client.asking import ORG, Say, ask, silence
+from flash.client.asking import Say, ask, silence
 from flash.contracts.keys import UPLOAD_PART_BYTES
 from flash.contracts.requests import EnvironmentFetch, EnvironmentPublish, EnvironmentUpload, EnvironmentVersion
 
@@ -24,7 +24,6 @@ async def publish_environment(
     folder: Path,
     name: str,
     *,
-    org: str = ORG,
     progress: Progress = _unseen,
     say: Say = silence,
     patience_s: float = 600.0,
@@ -34,7 +33,7 @@ async def publish_environment(
     """Pack a folder, or a single file, and make it a version of the environment `org/name`."""
     packed = await asyncio.to_thread(pack, folder)
     return await publish_packed(
-        bus, packed, name, org=org, progress=progress, say=say, patience_s=patience_s, params=params, pip=pip
+        bus, packed, name, progress=progress, say=say, patience_s=patience_s, params=params, pip=pip
     )
 
 
@@ -43,7 +42,6 @@ async def publish_packed(
     packed: Packed,
     name: str,
     *,
-    org: str = ORG,
     progress: Progress = _unseen,
     say: Say = silence,
     check_s: float = 180.0,
@@ -64,7 +62,7 @@ async def publish_packed(
         await ask(bus, upload, timeout_s=30.0, patience_s=patience_s, say=say)
         progress(start + len(data), len(packed.data))
     publish = EnvironmentPublish(
-        org=org, environment=name, digest=packed.digest, parts=len(parts), params=dict(params), pip=list(pip)
+        org=bus.org, environment=name, digest=packed.digest, parts=len(parts), params=dict(params), pip=list(pip)
     )
     version: EnvironmentVersion = await ask(bus, publish, timeout_s=check_s, patience_s=patience_s, say=say)
     return version

@@ -6,7 +6,6 @@ from functools import reduce
 from typing import Any
 
 from flash.bus import Bus
-from flash.client.asking import ORG
 from flash.client.following import told_so_far
 from flash.contracts.requests import RecordedEvent
 from flash.errors import NotFound
@@ -64,14 +63,14 @@ class RunView:
         return f"{self.run_id}/step-{self.saves[-1].step}" if self.saves else ""
 
 
-async def view(bus: Bus, run_id: str, *, org: str = ORG) -> RunView:
+async def view(bus: Bus, run_id: str) -> RunView:
     """What is known of a run now. Raises NotFound for one that nothing was ever said about."""
-    events = await told_so_far(bus, run_id, org=org)
+    events = await told_so_far(bus, run_id)
     if not events:
         raise NotFound(f"there is no run {run_id}: `flash runs` lists them")
     seen = folded(RunView(run_id), events)
     if seen.spec.get("algorithm") == "eval":
-        return folded(seen, await told_so_far(bus, run_id, org=org, nouns=["group"]))
+        return folded(seen, await told_so_far(bus, run_id, nouns=["group"]))
     return seen
 
 

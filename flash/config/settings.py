@@ -22,6 +22,8 @@ class ServiceSettings(BaseModel, frozen=True, extra="forbid"):
     """Where the bus is; user and password may stand in it."""
     store_url: str = "file:///tmp/flash-store"
     """Where objects lie: see `flash.store.open_store`."""
+    operator_token: str = Field("", repr=False, pattern="^(flash_local_operator_[A-Za-z0-9_-]{32,128})?$")
+    """Whoever brings it is the operator, and our services bring it; empty: everybody who reaches the bus is."""
     home: Path = Path.home() / ".flash"
     """The folder for models and caches of this machine."""
     replica: str = Field(default_factory=lambda: f"{socket.gethostname().split('.')[0]}-{os.getpid()}")
@@ -43,7 +45,9 @@ class ServiceSettings(BaseModel, frozen=True, extra="forbid"):
             return cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ConfigError(f"FLASH_{str(first['loc'][0]).upper()} is {first['input']!r}: {first['msg']}") from error
+            field = str(first["loc"][0])
+            found_there = repr(first["input"]) if cls.model_fields[field].repr else "not as it should be"
+            raise ConfigError(f"FLASH_{field.upper()} is {found_there}: {first['msg']}") from None
 
 
 def _given(found: Mapping[str, str], name: str) -> str | None:

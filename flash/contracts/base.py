@@ -14,6 +14,9 @@ Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$", max_length=128)]
 
 Scope = Literal["train", "eval"]
 
+Role = Literal["anybody", "reader", "member", "admin", "operator"]
+"""Who somebody is to us; each may do what those before it may. The operator runs the stack; services ask as such."""
+
 STREAM = "FLASH"
 """The one stream that holds every fact."""
 
@@ -80,6 +83,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     streams: ClassVar[bool] = False
     route: ClassVar[str | None] = None
     """A field of the request that chooses among pools of the service, e.g. `pool`."""
+    role: ClassVar[Role] = "member"
+    """The least that somebody has to be in order to ask it."""
+
+    def orgs(self) -> tuple[str, ...]:
+        """The organisations whose things it is about: to all others it is as if nothing were there."""
+        org = getattr(self, "org", None)
+        return () if org is None else (org,)
 
     @property
     def subject(self) -> str:

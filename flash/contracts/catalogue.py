@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flash.contracts import environments, groups, record, requests, runs, steps
+from flash.contracts import access, environments, groups, record, requests, runs, steps
 from flash.contracts.base import Event, Request
 
 
@@ -39,6 +39,11 @@ EVENTS: tuple[Row, ...] = (
 )
 
 REQUESTS: tuple[type[Request], ...] = (
+    access.TokenCheck,
+    access.OrgCreate,
+    access.TokenCreate,
+    access.TokenList,
+    access.TokenRevoke,
     requests.EnvironmentUpload,
     requests.EnvironmentPublish,
     requests.EnvironmentResolve,

@@ -29,8 +29,11 @@ def events_page() -> str:
         "",
         "A fact marked *fenced* may be told by one learner at a time: the stream refuses whoever has been overtaken.",
         "",
-        "| request | what is asked | answered by | with |",
-        "| --- | --- | --- | --- |",
+        "Who asks a request must be what its row says, or more: anybody, reader, member, admin, operator; and of the",
+        "organisation that it is about.",
+        "",
+        "| request | what is asked | by whom | answered by | with |",
+        "| --- | --- | --- | --- | --- |",
         *(_request_line(request) for request in REQUESTS),
         "",
     ]
@@ -87,7 +90,7 @@ def _event_line(row: Row) -> str:
 
 def _request_line(request: type[Request]) -> str:
     answer = f"`{request.reply.__name__}`" + (", streamed" if request.streams else "")
-    return f"| `{request.name}` | {_sentence(request) or '–'} | {request.service} | {answer} |"
+    return f"| `{request.name}` | {_sentence(request) or '–'} | {request.role} | {request.service} | {answer} |"
 
 
 def _channel(event: type[Event]) -> dict[str, Any]:

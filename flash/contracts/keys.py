@@ -18,6 +18,14 @@ def environment_key(org: str, name: str, version: str) -> str:
     return f"environments/{org}/{name}/{version}.tar.zst"
 
 
+def environment_org(key: str) -> str:
+    """Whose archive lies under a key; empty where no archive of an environment does."""
+    match key.split("/"):
+        case ["environments", org, _, _]:
+            return org
+    return ""
+
+
 def upload_key(digest: str, part: int) -> str:
     return f"uploads/{digest}/{part:06d}"
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from flash.contracts.base import Request, RunEvent, Token
+from flash.contracts.base import Request, Role, RunEvent, Token
 from flash.contracts.values import Fault, Message
 
 
@@ -56,6 +56,8 @@ class RolloutsPage(msgspec.Struct, frozen=True, kw_only=True):
 
 class RolloutsAsked(Request, frozen=True, kw_only=True):
     """Which rollouts of a run are meant."""
+
+    role: ClassVar[Role] = "reader"
 
     org: Token
     run_id: Token

@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from flash.contracts.base import Request, Token
+from flash.contracts.base import Request, Role, Token
+from flash.contracts.keys import environment_org
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Message, PolicyRef, Verdict
 
@@ -79,8 +80,12 @@ class EnvironmentResolve(Request, frozen=True, kw_only=True):
     name: ClassVar[str] = "environment.resolve"
     service: ClassVar[str] = "hub"
     reply: ClassVar[type[msgspec.Struct]] = EnvironmentVersion
+    role: ClassVar[Role] = "reader"
 
     reference: str
+
+    def orgs(self) -> tuple[str, ...]:
+        return (self.reference.partition("/")[0],)
 
 
 class EnvironmentListing(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,15 +107,20 @@ class EnvironmentFetch(Request, frozen=True, kw_only=True):
     service: ClassVar[str] = "hub"
     reply: ClassVar[type[msgspec.Struct]] = EnvironmentPart
     streams: ClassVar[bool] = True
+    role: ClassVar[Role] = "reader"
 
     reference: str
     """`org/name@version`, as `environment.resolve` gives it; a bare id is the newest."""
+
+    def orgs(self) -> tuple[str, ...]:
+        return (self.reference.partition("/")[0],)
 
 
 class EnvironmentList(Request, frozen=True, kw_only=True):
     name: ClassVar[str] = "environment.list"
     service: ClassVar[str] = "hub"
     reply: ClassVar[type[msgspec.Struct]] = EnvironmentListing
+    role: ClassVar[Role] = "reader"
 
     org: Token
 
@@ -159,6 +169,9 @@ class ScorerKey(Request, frozen=True, kw_only=True):
     service: ClassVar[str] = "scorer"
     reply: ClassVar[type[msgspec.Struct]] = SealingKey
 
+    def orgs(self) -> tuple[str, ...]:
+        return (environment_org(self.key),)
+
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):
     """How an episode begins, or why it cannot."""
@@ -190,6 +203,7 @@ class EpisodeStart(Request, frozen=True, kw_only=True):
     name: ClassVar[str] = "episode.start"
     service: ClassVar[str] = "scorer"
     reply: ClassVar[type[msgspec.Struct]] = EpisodesStarted
+    role: ClassVar[Role] = "operator"
 
     run_id: Token
     example: Example
@@ -200,6 +214,7 @@ class HeldRequest(Request, frozen=True, kw_only=True):
     """Something about open episodes. Raises NotFound where they are gone: then they begin anew."""
 
     route: ClassVar[str | None] = "replica"
+    role: ClassVar[Role] = "operator"
 
     replica: Token
     """Who holds them."""
@@ -290,6 +305,10 @@ class RunSubmit(Request, frozen=True, kw_only=True):
     sealed: dict[Token, bytes] = {}
     """Secrets by the service that may open them. They go into the store, and no fact has them."""
 
+    def orgs(self) -> tuple[str, ...]:
+        environment = self.spec.environment
+        return (self.spec.org, environment.id.partition("/")[0], environment_org(environment.key))
+
 
 class RunCancel(Request, frozen=True, kw_only=True):
     name: ClassVar[str] = "run.cancel"
@@ -309,6 +328,7 @@ class RunList(Request, frozen=True, kw_only=True):
     name: ClassVar[str] = "run.list"
     service: ClassVar[str] = "scheduler"
     reply: ClassVar[type[msgspec.Struct]] = RunListing
+    role: ClassVar[Role] = "reader"
 
     org: Token
 
@@ -345,6 +365,7 @@ class EventsFind(Request, frozen=True, kw_only=True):
     name: ClassVar[str] = "events.find"
     service: ClassVar[str] = "recorder"
     reply: ClassVar[type[msgspec.Struct]] = EventsPage
+    role: ClassVar[Role] = "reader"
 
     org: Token
     run_id: Token

@@ -3,13 +3,15 @@
 import time
 
 from flash import process
+from services.hub.organisations import Organisations
 from services.hub.service import Hub
 from services.hub.settings import Settings
 
 
 async def serve(part: process.Process, settings: Settings) -> None:
     hub = Hub(part.bus, part.store, part.bus.records("environments"), settings, now=time.time)
-    await part.bus.answer("hub", hub.answers(), replica=part.replica)
+    organisations = Organisations(part.bus.records("organisations"), settings.operator_token, now=time.time)
+    await part.answer("hub", {**hub.answers(), **organisations.answers()})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ async def serve(part: process.Process, settings: Settings) -> None:
         return sft_ids(tokenizer, example.messages, example.completion or [], thinking=thinking)
 
     learner = Learner(part.bus, part.store, base, render, settings, pool)
-    await part.bus.answer("learner", learner.answers(), pool=pool, model=settings.model)
+    await part.answer("learner", learner.answers(), pool=pool, model=settings.model)
     await part.bus.listen(*learner.subscriptions())
 
 

@@ -10,7 +10,7 @@ from services.recorder.settings import Settings
 async def serve(part: process.Process, settings: Settings) -> None:
     recorder = Recorder(part.bus, part.store, settings, now=time.time)
     part.spawn(recorder.watch())
-    await part.bus.answer("recorder", recorder.answers(), replica=part.replica)
+    await part.answer("recorder", recorder.answers())
 
 
 if __name__ == "__main__":

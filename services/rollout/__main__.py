@@ -43,9 +43,7 @@ async def serve(part: process.Process, settings: Settings) -> None:
         clock=time.monotonic,
         follow=partial(follow, tokenizer),
     )
-    await part.bus.answer(
-        "rollout", player.answers(), pool=pool, model=settings.model, engine="torch", replica=part.replica
-    )
+    await part.answer("rollout", player.answers(), pool=pool, model=settings.model, engine="torch")
     await part.bus.listen(*player.subscriptions())
 
 

@@ -10,7 +10,7 @@ from services.scheduler.settings import Settings
 async def serve(part: process.Process, settings: Settings) -> None:
     scheduler = Scheduler(part.bus, part.store, settings, now=time.time)
     part.spawn(scheduler.watch())
-    await part.bus.answer("scheduler", scheduler.answers(), replica=part.replica)
+    await part.answer("scheduler", scheduler.answers())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ async def serve(part: process.Process, settings: Settings) -> None:
     structlog.get_logger().info("sandbox.chosen", walls=layers.walls, layers=layers.names, missing=layers.missing)
     scorer = Scorer(part.bus, part.store, settings)
     part.spawn(scorer.keep_tidy())
-    await part.bus.answer("scorer", scorer.answers(), replica=part.replica)
+    await part.answer("scorer", scorer.answers())
     await part.bus.listen(*scorer.subscriptions())
 
 

@@ -46,7 +46,9 @@ class FakeStack:
     checks: list[EnvironmentCheck] = field(default_factory=list)
     heard: list[list[Message]] = field(default_factory=list)
 
-    async def connect(self, local: object = None, environment: object = None, *, name: str = "") -> MemoryBus:
+    async def connect(
+        self, local: object = None, environment: object = None, *, token: str = "", name: str = ""
+    ) -> MemoryBus:
         """A new connection, as every command makes one."""
         bus = MemoryBus(self.store)
         hub = Hub(bus, self.store, self.records, Settings(), now=lambda: 7.0)

@@ -9,6 +9,7 @@ from flash.bus.jetstream.records import JetStreamRecords
 from flash.bus.jetstream.stream import DEAD, JetStream
 from flash.bus.jetstream.switchboard import NatsSwitchboard
 from flash.bus.wire import Letters
+from flash.contracts.access import org_of
 from flash.contracts.base import STREAM
 from flash.errors import BusError
 from flash.records import Records
@@ -26,14 +27,16 @@ async def connect(
     store: Store,
     name: str,
     *,
+    token: str = "",
     ack_wait_s: float = ACK_WAIT_S,
     retry_s: float = RETRY_S,
     duplicate_window_s: float = DUPLICATE_WINDOW_S,
     timeout_s: float = 30.0,
 ) -> "JetStreamBus":
-    """The bus as one replica sees it; `name` is `service:replica`. Makes the streams where there are none.
+    """The bus as one replica sees it; `name` is `service:replica`; `token` goes with whatever it asks.
 
-    Raises BusError when no server answers at `nats_url` within `timeout_s`, or it refuses us.
+    Makes the streams where there are none. Raises BusError when no server answers at `nats_url` within `timeout_s`, or
+    it refuses us.
     """
     connection = await Connection.open(nats_url, name, timeout_s=timeout_s)
     try:
@@ -41,7 +44,7 @@ async def connect(
         facts = JetStream(connection, STREAM, keeper, ack_wait_s=ack_wait_s)
         await facts.ensure(["flash.>"], duplicate_window_s=duplicate_window_s)
         await JetStream(connection, DEAD, keeper).ensure(["dead.>"], duplicate_window_s=duplicate_window_s)
-        return JetStreamBus(connection, facts, keeper, store, name=name, retry_s=retry_s)
+        return JetStreamBus(connection, facts, keeper, store, name=name, token=token, retry_s=retry_s)
     except BaseException:
         await connection.close()
         raise
@@ -51,10 +54,18 @@ class JetStreamBus(StreamBus):
     """One replica on a NATS server."""
 
     def __init__(
-        self, connection: Connection, facts: JetStream, keeper: Keeper, store: Store, *, name: str, retry_s: float
+        self,
+        connection: Connection,
+        facts: JetStream,
+        keeper: Keeper,
+        store: Store,
+        *,
+        name: str,
+        token: str,
+        retry_s: float,
     ) -> None:
-        switchboard = NatsSwitchboard(connection, replica=name.partition(":")[2] or name)
-        super().__init__(facts, switchboard, Letters(store), self._open_records, retry_s=retry_s)
+        switchboard = NatsSwitchboard(connection, replica=name.partition(":")[2] or name, token=token)
+        super().__init__(facts, switchboard, Letters(store), self._open_records, org=org_of(token), retry_s=retry_s)
         self.connection = connection
         self.keeper = keeper
 

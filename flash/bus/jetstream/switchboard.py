@@ -14,8 +14,8 @@ from nats.micro import add_service
 from nats.micro.request import Request as MicroRequest
 from nats.micro.service import Service
 
-from flash.bus import Replica
-from flash.bus.answering import ERROR, LAST, is_last, nobody_answers, read_reply, replies
+from flash.bus import Admit, Replica
+from flash.bus.answering import ERROR, LAST, asking, is_last, nobody_answers, read_reply, replies
 from flash.bus.jetstream.connection import NO_RESPONDERS, Connection, is_status
 from flash.contracts.base import Request, request_subject
 from flash.errors import BusError, NobodyAnswers, Unanswered
@@ -33,9 +33,10 @@ log = structlog.get_logger()
 class NatsSwitchboard:
     """Answers as one replica, and asks."""
 
-    def __init__(self, connection: Connection, *, replica: str) -> None:
+    def __init__(self, connection: Connection, *, replica: str, token: str = "") -> None:
         self._connection = connection
         self._replica = replica
+        self._headers = asking(token)
         self._services: list[Service] = []
         self._running: set[asyncio.Task[None]] = set()
 
@@ -43,6 +44,7 @@ class NatsSwitchboard:
         self,
         service: str,
         answers: Mapping[type[Request], Callable[[Any], Any]],
+        admit: Admit | None,
         metadata: Mapping[str, str],
         done: Callable[[], int],
     ) -> None:
@@ -60,7 +62,7 @@ class NatsSwitchboard:
             await made.add_endpoint(
                 name=kind.name.replace(".", "-"),
                 subject=request_subject(kind, route),
-                handler=self._endpoint(kind, answer),
+                handler=self._endpoint(kind, answer, admit),
             )
         await self._connection.round_trip(READY_S)
 
@@ -119,25 +121,25 @@ class NatsSwitchboard:
         body = msgspec.msgpack.encode(request)
         end = asyncio.get_running_loop().time() + timeout_s
         while (left_s := end - asyncio.get_running_loop().time()) > 0:
-            await self._connection.send(request.subject, body, reply_to=inbox)
+            await self._connection.send(request.subject, body, reply_to=inbox, headers=self._headers)
             msg = await _within(arrived, request, left_s, says_s=timeout_s)
             if not is_status(msg, NO_RESPONDERS):
                 return msg
             await asyncio.sleep(min(AGAIN_S, max(0.0, end - asyncio.get_running_loop().time())))
         raise NobodyAnswers(nobody_answers(request, timeout_s))
 
-    def _endpoint(self, kind: type[Request], answer: Callable[[Any], Any]) -> Any:
+    def _endpoint(self, kind: type[Request], answer: Callable[[Any], Any], admit: Admit | None) -> Any:
         async def serve(request: MicroRequest) -> None:
             # A task each: one long answer must not keep the others waiting.
-            task = asyncio.create_task(_reply(kind, answer, request))
+            task = asyncio.create_task(_reply(kind, answer, admit, request))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
         return serve
 
 
-async def _reply(kind: type[Request], answer: Callable[[Any], Any], request: MicroRequest) -> None:
-    async with aclosing(replies(kind, answer, request.data)) as messages:
+async def _reply(kind: type[Request], answer: Callable[[Any], Any], admit: Admit | None, request: MicroRequest) -> None:
+    async with aclosing(replies(kind, answer, request.data, request.headers or {}, admit)) as messages:
         async for body, headers in messages:
             try:
                 await request.respond(body, headers=headers)

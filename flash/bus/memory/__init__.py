@@ -5,6 +5,7 @@ from flash.bus.memory.clock import Clock, HandMovedClock, RealClock
 from flash.bus.memory.stream import MemoryStream
 from flash.bus.memory.switchboard import MemorySwitchboard
 from flash.bus.wire import Letters
+from flash.contracts.access import org_of
 from flash.store import Store
 from flash.store.memory import MemoryStore
 
@@ -20,17 +21,21 @@ class MemoryBus(StreamBus):
         *,
         stream: MemoryStream | None = None,
         name: str = "test:1",
+        token: str = "",
         retry_s: float = RETRY_S,
     ) -> None:
         self.store = store or MemoryStore()
         self.shared = stream or MemoryStream()
         self._view = self.shared.view()
-        switchboard = MemorySwitchboard(self.shared.desks, self.shared.clock, replica=name.partition(":")[2] or name)
-        super().__init__(self._view, switchboard, Letters(self.store), self.shared.records, retry_s=retry_s)
+        replica = name.partition(":")[2] or name
+        switchboard = MemorySwitchboard(self.shared.desks, self.shared.clock, replica=replica, token=token)
+        super().__init__(
+            self._view, switchboard, Letters(self.store), self.shared.records, org=org_of(token), retry_s=retry_s
+        )
 
-    def replica(self, name: str) -> "MemoryBus":
+    def replica(self, name: str, token: str = "") -> "MemoryBus":
         """Another process on the same stream and store."""
-        return MemoryBus(self.store, stream=self.shared, name=name, retry_s=self._retry_s)
+        return MemoryBus(self.store, stream=self.shared, name=name, token=token, retry_s=self._retry_s)
 
     async def kill(self) -> None:
         """What SIGKILL does: nothing is handed back, and what was held comes again after the acknowledgement wait."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from flash.bus import Replica
-from flash.bus.answering import is_last, nobody_answers, read_reply, replies
+from flash.bus import Admit, Replica
+from flash.bus.answering import asking, is_last, nobody_answers, read_reply, replies
 from flash.bus.memory.clock import Clock
 from flash.contracts.base import Request, request_subject
 from flash.errors import BusError, NobodyAnswers, Unanswered
@@ -25,22 +25,25 @@ class Desk:
     answers: Mapping[str, Callable[[Any], Any]]
     """By subject."""
     done: Callable[[], int]
+    admit: Admit | None
     running: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class MemorySwitchboard:
     """Asks the replicas in turn."""
 
-    def __init__(self, desks: list[Desk], clock: Clock, *, replica: str) -> None:
+    def __init__(self, desks: list[Desk], clock: Clock, *, replica: str, token: str = "") -> None:
         self._desks = desks
         self._clock = clock
         self._replica = replica
+        self._token = token
         self._own: list[Desk] = []
 
     async def answer(
         self,
         service: str,
         answers: Mapping[type[Request], Callable[[Any], Any]],
+        admit: Admit | None,
         metadata: Mapping[str, str],
         done: Callable[[], int],
     ) -> None:
@@ -49,7 +52,7 @@ class MemorySwitchboard:
             request_subject(kind, metadata[kind.route] if kind.route else None): answer
             for kind, answer in answers.items()
         }
-        desk = Desk(replica, by_subject, done)
+        desk = Desk(replica, by_subject, done, admit)
         self._own.append(desk)
         self._desks.append(desk)
 
@@ -65,7 +68,8 @@ class MemorySwitchboard:
         body = msgspec.msgpack.encode(request)
 
         async def work() -> None:
-            async for reply in replies(type(request), desk.answers[request.subject], body):
+            answer = desk.answers[request.subject]
+            async for reply in replies(type(request), answer, body, asking(self._token), desk.admit):
                 arrived.put_nowait(reply)
 
         task = asyncio.create_task(work())
