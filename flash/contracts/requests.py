@@ -154,6 +154,9 @@ class EnvironmentCheck(Request, frozen=True, kw_only=True):
     sealed: bytes = b""
     """Its secrets, sealed to the scorers' key for this archive; empty: it is given none."""
 
+    def orgs(self) -> tuple[str, ...]:
+        return (environment_org(self.key),)
+
 
 class SealingKey(msgspec.Struct, frozen=True, kw_only=True):
     """What only this pool can open is sealed to it: see `flash.secrets`."""
@@ -168,9 +171,6 @@ class ScorerKey(Request, frozen=True, kw_only=True):
     name: ClassVar[str] = "key.fetch"
     service: ClassVar[str] = "scorer"
     reply: ClassVar[type[msgspec.Struct]] = SealingKey
-
-    def orgs(self) -> tuple[str, ...]:
-        return (environment_org(self.key),)
 
 
 class Opening(msgspec.Struct, frozen=True, kw_only=True):
