@@ -14,6 +14,7 @@ from flash.artifacts import ENTRY, Packed, pack, unpack
 from flash.config.keys import ENVIRONMENT_ID, RunConfig
 from flash.config.overlay import merged, parsed
 from flash.config.run import load
+from flash.config.secrets import Found, find
 from flash.errors import ConfigError, NotFound
 from flash.host import Host, HostSpec, Limits, LoadFailed, RequirementSets
 
@@ -31,6 +32,7 @@ class Setup:
     params: Mapping[str, Any] = field(default_factory=dict)
     pip: Sequence[str] = ()
     network: Sequence[str] = ()
+    secrets: Found = field(default_factory=Found)
     thinking: bool = False
     algorithm: str = ""
     """Of the config; empty where there is none."""
@@ -63,9 +65,14 @@ def setup(reference: str, options: Namespace) -> Setup:
     if not options.config and not _is_for(read, reference):
         return Setup(params=given)
     own = read.environment
-    params = merged(own.params, given)
     return Setup(
-        params=params, pip=own.pip, network=own.network, thinking=read.thinking, algorithm=read.algorithm, config=found
+        params=merged(own.params, given),
+        pip=own.pip,
+        network=own.network,
+        secrets=find(own.secrets, found),
+        thinking=read.thinking,
+        algorithm=read.algorithm,
+        config=found,
     )
 
 
@@ -104,6 +111,7 @@ async def host(
         params=setup.params,
         requirements=requirements,
         network=setup.network,
+        secrets=setup.secrets.values,
         limits=Limits(slots=slots),
     )
     started = await Host.start(spec, load_timeout_s=load_s)
@@ -123,7 +131,10 @@ def missing(failed: LoadFailed) -> str:
     if not failed.missing:
         return ""
     if failed.fault.message.startswith("KeyError"):
-        return f"the environment reads the variable {failed.missing}, which is not set for it"
+        return (
+            f"the environment reads the variable {failed.missing}, which is not set for it: name it in "
+            "`[environment] secrets` of the config"
+        )
     return (
         f"the environment imports {failed.missing}, which is not installed here: name its package in "
         "`[environment] pip` of the config"

@@ -60,10 +60,21 @@ async def push(options: Namespace) -> None:
     output.note(f"packed {len(files)} files, {_size(len(packed.data))}: {', '.join(files)}")
     for left in packed.manifest.left_out:
         output.note(f"left out {left.path}: {left.reason}")
+    if setup.secrets.missing:
+        output.note(
+            f"note: checked without {', '.join(setup.secrets.missing)}, which the config declares: not set here"
+        )
     async with stack(options) as bus:
         with Counter("uploaded", lambda done, total: f"{_size(done)} of {_size(total)}") as counter:
             version = await client.publish_packed(
-                bus, packed, options.name, params=setup.params, pip=setup.pip, progress=counter.show, say=output.note
+                bus,
+                packed,
+                options.name,
+                params=setup.params,
+                pip=setup.pip,
+                secrets=setup.secrets.values,
+                progress=counter.show,
+                say=output.note,
             )
     if options.json:
         output.data(msgspec.to_builtins(version))

@@ -54,6 +54,7 @@ async def _at_endpoint(options: Namespace) -> None:
         raise ConfigError(f"--split is {options.split!r}, wanted letters, digits and ._- after a letter or digit")
     output.note(f"Loading environment: {options.environment}")
     setup = authoring.setup(options.environment, options)
+    setup.secrets.required()
     endpoint = Endpoint(options.url, api_key=_api_key(options.api_key_env), timeout_s=options.timeout)
     async with authoring.package(options.environment, options) as package:
         try:
@@ -218,14 +219,16 @@ async def _on_stack(options: Namespace) -> int | None:
 async def _submitted(bus: Bus, options: Namespace) -> "_Watching":
     output.note(f"Loading environment: {options.environment}")
     setup = authoring.setup(options.environment, options)
+    secrets = setup.secrets.required()
     environment = await client.pin(bus, authoring.full_id(options.environment, bus.org), say=output.note)
-    environment = await client.with_params(bus, environment, setup.params, setup.pip, say=output.note)
+    environment = await client.with_params(bus, environment, setup.params, setup.pip, secrets, say=output.note)
     reference = await client.resolve_reference(bus, options.model)
     if reference.note:
         output.note(reference.note)
     spec = evaluation(environment, setup, reference, options, org=bus.org, run_id=new_run_id(time.time()))
     output.note(f"{environment.id}@{environment.version}, split {spec.split}, {spec.reference}, run {spec.run_id}")
-    await client.submit(bus, spec, say=output.note)
+    sealed = await client.sealed_for_run(bus, spec, secrets, say=output.note)
+    await client.submit(bus, spec, sealed, say=output.note)
     return _Watching(header_of(spec))
 
 
@@ -263,7 +266,7 @@ def evaluation(
         model=reference.model,
         pool=reference.pool,
         seed=options.seed,
-        environment=pinned(environment, setup.params, setup.pip, setup.network),
+        environment=pinned(environment, setup.params, setup.pip, setup.network, setup.secrets.values),
         split=options.split or setup.params.get("split") or held_out(environment.rows) or "train",
         prompt_text=prompt_text(environment, setup.params),
         thinking=thinking,

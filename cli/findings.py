@@ -164,7 +164,8 @@ def _fault(met: Sequence[Scored]) -> Finding:
     where = f"on {first.reply} (row {first.row}{others})"
     variable = _variable(fault)
     if variable:
-        return Finding("secrets", f"the scorer reads the variable {variable}, which is not set for it: {where}")
+        found = f"the scorer reads the variable {variable}, which is not set for it: {where}"
+        return Finding("secrets", f"{found}; name it in `[environment] secrets` of the config")
     does = {
         "raised": f"the scorer raises {where}: {fault.message}",
         "timed-out": f"the scorer hangs {where}: {fault.message}",

@@ -23,6 +23,7 @@ async def score(options: Namespace) -> int | None:
     if not options.texts:
         raise ConfigError("--text is missing: give the reply that is to be scored, once or several times")
     setup = authoring.setup(options.environment, options)
+    setup.secrets.required()
     example = example_of(options.input, options.output, options.metadata)
     failed = False
     async with authoring.package(options.environment, options) as package:

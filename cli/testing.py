@@ -65,6 +65,10 @@ async def test(options: Namespace) -> int | None:
     setup = authoring.setup(options.path, options)
     if setup.config:
         report.say(f"      {'config':<9}{setup.config}")
+    if setup.secrets.complaint:
+        report.tell("secrets", "", [Finding("secrets", setup.secrets.complaint)])
+    elif places := setup.secrets.places:
+        report.tell("secrets", ", ".join(f"{name} from {place}" for name, place in places.items()))
     try:
         async with authoring.package(options.path, options) as package:
             await _tested(package, setup, report, options)

@@ -18,6 +18,7 @@ from flash.client import RunView
 from flash.config.keys import RunConfig
 from flash.config.resolving import WarmStart, new_run_id, preview, require_environment, resolve
 from flash.config.run import load
+from flash.config.secrets import find
 from flash.contracts.access import org_of
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import RunSpec
@@ -34,10 +35,12 @@ async def train(options: Namespace) -> int | None:
         output.data({"run_id": run_id, "state": "dry_run", "spec": preview(config, run_id=run_id, org=org)})
         return None
     reference = require_environment(config)
+    secrets = find(config.environment.secrets, options.config)
+    given = secrets.required()
     async with stack(options) as bus:
         environment = await client.pin(bus, reference, say=output.note)
         environment = await client.with_params(
-            bus, environment, config.environment.params, config.environment.pip, say=output.note
+            bus, environment, config.environment.params, config.environment.pip, given, say=output.note
         )
         warm_start = await _warm_start(bus, config)
         spec = resolve(config, environment, run_id=run_id, org=bus.org, warm_start=warm_start)
@@ -45,7 +48,10 @@ async def train(options: Namespace) -> int | None:
             output.note(changed)
         for line in plan(spec, environment):
             output.note(line)
-        state = await client.submit(bus, spec, say=output.note)
+        for name in secrets.too_short:
+            output.note(f"note: the secret {name} is too short to be masked where the environment tells it")
+        sealed = await client.sealed_for_run(bus, spec, given, say=output.note)
+        state = await client.submit(bus, spec, sealed, say=output.note)
         if options.background:
             output.data(msgspec.to_builtins(state)) if output.wants_json(options) else output.line(run_id)
             return None
@@ -82,6 +88,7 @@ def plan(spec: RunSpec, environment: EnvironmentVersion) -> list[str]:
         "rows": f"{spec.split}, {rows if rows is not None else 'to be counted'}",
         **({"pip": ", ".join(spec.environment.pip)} if spec.environment.pip else {}),
         **({"network": ", ".join(spec.environment.network)} if spec.environment.network else {}),
+        **({"secrets": ", ".join(spec.environment.secrets)} if spec.environment.secrets else {}),
         "each step": per_step,
         "adapter": f"rank {train.lora_rank}, alpha {train.lora_alpha}, learning rate {train.learning_rate:g}",
     }

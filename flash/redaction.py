@@ -79,6 +79,6 @@ def masked(text: str) -> str:
     return _found.sub(lambda match: "*" * len(match[0]), text) if _found else text
 
 
-def masked_line(logger: Any, method: str, line: str) -> str:
+def masked_line(logger: Any, method: str, line: Any) -> str:
     """The last of structlog's processors: what is written is a line without secrets."""
-    return masked(line)
+    return masked(str(line))

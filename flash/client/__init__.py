@@ -1,6 +1,16 @@
 """What the command line and notebooks talk through: requests to the services, over the bus and nothing else."""
 
-from flash.client.asking import ask, cancel, environments, pin, runs, sealed, submit, with_params
+from flash.client.asking import (
+    ask,
+    cancel,
+    environments,
+    pin,
+    runs,
+    sealed_for_archive,
+    sealed_for_run,
+    submit,
+    with_params,
+)
 from flash.client.connection import connect
 from flash.client.following import follow, is_terminal
 from flash.client.references import Reference, resolve_reference
@@ -9,6 +19,6 @@ from flash.client.view import RunView, folded, view
 
 __all__ = [
     "Reference", "RunView", "ask", "cancel", "connect", "environments", "fetch_environment", "folded", "follow",
-    "is_terminal", "pin", "publish_environment", "publish_packed", "resolve_reference", "runs", "sealed", "submit",
-    "view", "with_params",
+    "is_terminal", "pin", "publish_environment", "publish_packed", "resolve_reference", "runs", "sealed_for_archive",
+    "sealed_for_run", "submit", "view", "with_params",
 ]  # fmt: skip

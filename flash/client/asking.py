@@ -21,10 +21,14 @@ from flash.contracts.requests import (
     RunListing,
     RunState,
     RunSubmit,
+    ScorerKey,
     SealingKey,
 )
 from flash.contracts.spec import RunSpec
 from flash.errors import EnvironmentFault, NobodyAnswers, Unanswered
+
+_KEY_PATIENCE_S = 600.0
+"""A scorer that starts is waited for: without it nothing can be sealed."""
 
 Say = Callable[[str], object]
 """Hears what a person may want to know while they wait."""
@@ -73,16 +77,24 @@ async def submit(
     return state
 
 
-async def sealed(
-    bus: Bus, to: Request, values: Mapping[str, str], purpose: str, *, patience_s: float = 600.0, say: Say = silence
-) -> bytes:
-    """Values that only the pool that `to` asks for its key can open; empty for none."""
+async def sealed_for_run(
+    bus: Bus, spec: RunSpec, values: Mapping[str, str], to: type[Request] = ScorerKey, *, say: Say = silence
+) -> dict[str, bytes]:
+    """What `submit` takes: values that only the pool that `to` asks for its key can open, and for that run only."""
+    if not values:
+        return {}
+    from flash.secrets import of_run  # it costs a moment, and few runs have any
+
+    return {to.service: await _sealed(bus, to(), values, of_run(spec.org, spec.run_id), say)}
+
+
+async def sealed_for_archive(bus: Bus, digest: str, values: Mapping[str, str], *, say: Say = silence) -> bytes:
+    """Values that a scorer checks that archive with; empty for none."""
     if not values:
         return b""
-    from flash.secrets import seal  # it costs a moment, and few runs have any
+    from flash.secrets import of_archive
 
-    key: SealingKey = await ask(bus, to, patience_s=patience_s, say=say)
-    return seal(values, key.public, purpose)
+    return await _sealed(bus, ScorerKey(), values, of_archive(digest), say)
 
 
 async def cancel(bus: Bus, run_id: str) -> RunState:
@@ -108,6 +120,7 @@ async def with_params(
     version: EnvironmentVersion,
     params: Mapping[str, Any],
     pip: Sequence[str] = (),
+    secrets: Mapping[str, str] = MappingProxyType({}),
     *,
     check_s: float = 180.0,
     patience_s: float = 600.0,
@@ -119,13 +132,21 @@ async def with_params(
     """
     if params.get("contract_text") or not params.get("contract_path"):
         return version
-    check = EnvironmentCheck(key=version.key, digest=version.digest, params=dict(params), pip=list(pip))
+    sealed = await sealed_for_archive(bus, version.digest, secrets, say=say)
+    check = EnvironmentCheck(key=version.key, digest=version.digest, params=dict(params), pip=list(pip), sealed=sealed)
     report: CheckReport = await ask(bus, check, timeout_s=check_s, patience_s=patience_s, say=say)
     if report.fault:
         raise EnvironmentFault(
             f"{version.id} cannot be loaded: {report.fault.message}\n{report.fault.traceback}".rstrip()
         )
     return msgspec.structs.replace(version, prompt_text=report.prompt_text, rows=report.rows)
+
+
+async def _sealed(bus: Bus, to: Request, values: Mapping[str, str], purpose: str, say: Say) -> bytes:
+    from flash.secrets import seal
+
+    key: SealingKey = await ask(bus, to, patience_s=_KEY_PATIENCE_S, say=say)
+    return seal(values, key.public, purpose)
 
 
 async def environments(bus: Bus) -> list[EnvironmentVersion]:

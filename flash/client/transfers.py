@@ -8,7 +8,7 @@ from typing import Any
 
 from flash.artifacts import Packed, pack, unpack
 from flash.bus import Bus
-from flash.client.asking import Say, ask, silence
+from flash.client.asking import Say, ask, sealed_for_archive, silence
 from flash.contracts.keys import UPLOAD_PART_BYTES
 from flash.contracts.requests import EnvironmentFetch, EnvironmentPublish, EnvironmentUpload, EnvironmentVersion
 
@@ -48,10 +48,11 @@ async def publish_packed(
     patience_s: float = 600.0,
     params: Mapping[str, Any] = MappingProxyType({}),
     pip: Sequence[str] = (),
+    secrets: Mapping[str, str] = MappingProxyType({}),
 ) -> EnvironmentVersion:
     """Upload an archive part by part, then publish it; waits, and says so, while no hub or no scorer is up.
 
-    It is checked with `params` and `pip`, which are no part of the version.
+    It is checked with `params`, `pip` and `secrets`, which are no part of the version.
 
     Raises EnvironmentFault with the author's traceback when the package cannot be used, Refused when the hub says no.
     """
@@ -62,7 +63,13 @@ async def publish_packed(
         await ask(bus, upload, timeout_s=30.0, patience_s=patience_s, say=say)
         progress(start + len(data), len(packed.data))
     publish = EnvironmentPublish(
-        org=bus.org, environment=name, digest=packed.digest, parts=len(parts), params=dict(params), pip=list(pip)
+        org=bus.org,
+        environment=name,
+        digest=packed.digest,
+        parts=len(parts),
+        params=dict(params),
+        pip=list(pip),
+        sealed=await sealed_for_archive(bus, packed.digest, secrets, say=say),
     )
     version: EnvironmentVersion = await ask(bus, publish, timeout_s=check_s, patience_s=patience_s, say=say)
     return version

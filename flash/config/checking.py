@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from flash import credentials
-from flash.config import references
+from flash.config import references, secrets
 from flash.config.keys import DESTINATION, ENVIRONMENT_ID, SPLIT, Environment, GrpoTrain, RunConfig
 from flash.config.requirements import normal_form
 from flash.config.sentences import named, shown
@@ -83,6 +83,7 @@ def _unresolvable(environment: Environment) -> Iterable[str]:
                 f"environment.network has {shown(place)}, but host or host:port is wanted, for example "
                 '"api.openai.com" or "127.0.0.1:8000"'
             )
+    yield from secrets.complaints(environment.secrets)
     for key in ("contract_text", "contract_path"):
         if not isinstance(text := environment.params.get(key, ""), str):
             yield f"environment.params.{key} is {shown(text)}, but a text is wanted"

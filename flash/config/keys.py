@@ -35,6 +35,9 @@ class Environment(Section):
     installed before it is loaded. Nothing inside the package (`requirements.txt`, a lock file) is."""
     network: list[str] = []
     """`host` or `host:port`: the only places that it may reach, and within those what the operator allows."""
+    secrets: list[str] = []
+    """Names of environment variables that it is given. Their values are read from the shell, `.env` or `.env.local`
+    when the run is submitted, and are part of nothing that is written."""
 
 
 class Train(Section):

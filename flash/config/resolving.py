@@ -93,7 +93,9 @@ def resolve(
         model=config.model,
         pool=pool_of(config.model),
         seed=config.seed,
-        environment=pinned(environment, params, config.environment.pip, config.environment.network),
+        environment=pinned(
+            environment, params, config.environment.pip, config.environment.network, config.environment.secrets
+        ),
         split=params.get("split", "train"),
         prompt_text=prompt_text(environment, params),
         thinking=config.thinking,
@@ -119,7 +121,11 @@ def preview(config: RunConfig, *, run_id: str, org: str = "local") -> dict[str, 
 
 
 def pinned(
-    environment: EnvironmentVersion, params: Mapping[str, Any], pip: Iterable[str] = (), network: Iterable[str] = ()
+    environment: EnvironmentVersion,
+    params: Mapping[str, Any],
+    pip: Iterable[str] = (),
+    network: Iterable[str] = (),
+    secrets: Iterable[str] = (),
 ) -> EnvironmentSpec:
     """One version of an environment, and how this run loads it. Raises ConfigError for what is no requirement."""
     return EnvironmentSpec(
@@ -130,6 +136,7 @@ def pinned(
         params=dict(params),
         pip=normal_form(pip),
         network=sorted(set(network)),
+        secrets=sorted(set(secrets)),
     )
 
 

@@ -43,6 +43,7 @@ class FakeStack:
     store: MemoryStore = field(default_factory=MemoryStore)
     events: list[RecordedEvent] = field(default_factory=list)
     specs: list[RunSpec] = field(default_factory=list)
+    sealed: list[dict[str, bytes]] = field(default_factory=list)
     checks: list[EnvironmentCheck] = field(default_factory=list)
     heard: list[list[Message]] = field(default_factory=list)
 
@@ -78,6 +79,7 @@ class FakeStack:
 
     async def _on_submit(self, request: RunSubmit) -> RunState:
         self.specs.append(request.spec)
+        self.sealed.append(request.sealed)
         run_id = request.spec.run_id
         self.say(run_id, "run.submitted", spec=msgspec.to_builtins(request.spec), submitted_at=1000.0)
         for name, body in self.script(request.spec):

@@ -166,7 +166,10 @@ def test_what_does_not_load_is_shown_with_the_authors_frames(tested: Any) -> Non
 
     assert code == 1
     (finding,) = found["findings"]
-    assert finding["message"] == "the environment reads the variable JUDGE_KEY, which is not set for it"
+    assert finding["message"] == (
+        "the environment reads the variable JUDGE_KEY, which is not set for it: name it in `[environment] secrets` of "
+        "the config"
+    )
     assert 'File "environment.py", line 1' in err
 
 

@@ -176,6 +176,23 @@ KEYS: dict[str, Key] = {
             ),
         ],
     ),
+    "environment.secrets": Key(
+        default=[],
+        valid=[["JUDGE_KEY", "_x1"]],
+        errors=[
+            *texts("environment.secrets"),
+            (
+                ["JUDGE KEY"],
+                'environment.secrets has "JUDGE KEY", but the name of an environment variable is wanted, for example '
+                '"JUDGE_KEY"',
+            ),
+            (
+                ["HF_TOKEN"],
+                "environment.secrets must not include platform-managed key(s): HF_TOKEN: give the environment a "
+                "variable of another name",
+            ),
+        ],
+    ),
     "train": Key(default=None, valid=[], errors=[(3, TABLE.format("train"))]),
     "train.lora_rank": Key(
         default=32,
