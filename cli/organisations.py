@@ -14,7 +14,7 @@ from cli.session import quiet, stack
 from flash.client import connect
 from flash.client.connection import ALIAS, TOKEN_VARIABLE, token_of
 from flash.client.tokens import create_org, create_token, revoke_token, tokens, whose
-from flash.contracts.access import Caller, is_token
+from flash.contracts.access import Caller, id_of, is_org, is_token
 from flash.errors import ConfigError
 
 ANEW = "keep it now: nobody can show it again. With it, `flash login{url}` asks as {who}."
@@ -54,12 +54,15 @@ async def whoami(options: Namespace) -> None:
 
 
 async def org_create(options: Namespace) -> None:
+    _check(options.org)
     async with stack(options) as bus:
         token = await create_org(bus, options.org)
     _show(options, options.org, token, "its admin")
 
 
 async def token_create(options: Namespace) -> None:
+    if options.org:
+        _check(options.org)
     async with stack(options) as bus:
         org = options.org or bus.org
         token = await create_token(bus, options.role, options.name, org=org)
@@ -67,6 +70,8 @@ async def token_create(options: Namespace) -> None:
 
 
 async def token_list(options: Namespace) -> None:
+    if options.org:
+        _check(options.org)
     async with stack(options) as bus:
         found = await tokens(bus, org=options.org)
     if output.wants_json(options):
@@ -78,8 +83,10 @@ async def token_list(options: Namespace) -> None:
 
 
 async def token_revoke(options: Namespace) -> None:
+    if options.org:
+        _check(options.org)
     async with stack(options) as bus:
-        revoked = await revoke_token(bus, options.token, org=options.org)
+        revoked = await revoke_token(bus, id_of(options.token) or options.token, org=options.org)
     if output.wants_json(options):
         output.data(msgspec.to_builtins(revoked))
     else:
@@ -104,6 +111,13 @@ def _asked() -> str:
     if sys.stdin.isatty():
         return getpass.getpass("token (none for an open stack): ", sys.stderr).strip()
     return sys.stdin.readline().strip()
+
+
+def _check(org: str) -> None:
+    if not is_org(org):
+        raise ConfigError(
+            f"{org!r} names no organisation: lower-case letters, digits and dashes do, 40 at most, no dash first"
+        )
 
 
 def _show(options: Namespace, org: str, token: str, who: str) -> None:

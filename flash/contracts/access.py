@@ -24,6 +24,10 @@ GivenRole = Literal["reader", "member", "admin"]
 _TOKEN = re.compile(r"flash_(?P<org>[a-z0-9][a-z0-9-]{0,39})_(?P<id>[a-z0-9]{1,32})_(?P<secret>[A-Za-z0-9_-]{32,128})")
 
 
+def is_org(text: str) -> bool:
+    return re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", text) is not None
+
+
 def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 

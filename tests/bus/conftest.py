@@ -26,8 +26,8 @@ class MemorySide:
         self._stream = MemoryStream(ack_wait_s=ack_wait_s)
         self._buses: list[MemoryBus] = []
 
-    async def bus(self, name: str = "test:1") -> MemoryBus:
-        bus = MemoryBus(self.store, stream=self._stream, name=name, retry_s=0.02)
+    async def bus(self, name: str = "test:1", token: str = "") -> MemoryBus:
+        bus = MemoryBus(self.store, stream=self._stream, name=name, token=token, retry_s=0.02)
         self._buses.append(bus)
         return bus
 
@@ -62,8 +62,8 @@ class JetStreamSide:
         self.store = MemoryStore()
         self._buses: list[JetStreamBus] = []
 
-    async def bus(self, name: str = "test:1") -> JetStreamBus:
-        bus = await connect(self.server.url, self.store, name, ack_wait_s=self.ack_wait_s, retry_s=0.02)
+    async def bus(self, name: str = "test:1", token: str = "") -> JetStreamBus:
+        bus = await connect(self.server.url, self.store, name, token=token, ack_wait_s=self.ack_wait_s, retry_s=0.02)
         self._buses.append(bus)
         return bus
 

@@ -8,14 +8,14 @@ import pytest
 
 from flash.bus import Bus, EveryReplica, Fenced, NobodyAnswers, Rejected, Shared
 from flash.bus.wire import Letter
-from flash.contracts.base import Event
+from flash.contracts.base import Event, Request
 from flash.contracts.groups import GroupGenerated, GroupRequested
 from flash.contracts.keys import blob_key
 from flash.contracts.requests import Generate, GeneratedText, RunCancel, RunState
 from flash.contracts.runs import RunCancelRequested, RunFailed, RunStarted
 from flash.contracts.steps import StepClaimed, StepFinished
 from flash.contracts.values import Example, PolicyRef
-from flash.errors import BusError, NotFound
+from flash.errors import BusError, NotFound, Refused
 
 
 def requested(group: int = 0, *, run_id: str = "r1", pool: str = "tiny", text: str = "2 + 2") -> GroupRequested:
@@ -594,6 +594,30 @@ async def test_a_request_gets_the_reply_of_one_replica(side: Any) -> None:
 
     assert await asker.ask(RunCancel(org="local", run_id="r1")) == STATE
     assert asked == [RunCancel(org="local", run_id="r1")]
+
+
+async def test_a_request_brings_its_askers_token_and_only_those_that_are_let_in_are_answered(side: Any) -> None:
+    scheduler = await side.bus("scheduler:one")
+    token = "flash_acme_0123_" + "s" * 40
+    acme, nobody = await side.bus("cli:1", token), await side.bus("cli:2")
+    came: list[tuple[Request, str]] = []
+
+    async def admit(request: Request, token: str) -> None:
+        came.append((request, token))
+        if not token:
+            raise Refused("who are you?")
+
+    async def cancel(request: RunCancel) -> RunState:
+        return STATE
+
+    await scheduler.answer("scheduler", {RunCancel: cancel}, admit)
+    asked = RunCancel(org="acme", run_id="r1")
+
+    assert (acme.org, nobody.org) == ("acme", "local")
+    assert await acme.ask(asked) == STATE
+    with pytest.raises(Refused, match="who are you"):
+        await nobody.ask(asked)
+    assert came == [(asked, token), (asked, "")]
 
 
 async def test_a_request_waits_for_a_replica_and_then_says_that_nobody_answers(side: Any) -> None:
