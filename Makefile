@@ -28,6 +28,7 @@ long: $(READY)  ## everything, minutes each: every kill point, three seeds of ea
 
 docs: $(READY)  ## write the generated pages anew
 	$(BIN)/python -m flash.contracts.document docs
+	$(BIN)/python -m flash.config.document docs
 	$(BIN)/python -m cli.document docs
 
 $(READY): pyproject.toml

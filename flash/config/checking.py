@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from flash import credentials
 from flash.config import references, secrets
 from flash.config.keys import DESTINATION, ENVIRONMENT_ID, SPLIT, Environment, GrpoTrain, RunConfig
+from flash.config.overlay import is_whole
 from flash.config.requirements import normal_form
 from flash.config.sentences import named, shown
 from flash.errors import ConfigError
@@ -109,7 +110,7 @@ def _not_carried(path: tuple[str, ...], value: object) -> Iterator[str]:
             yield f"{named(*path)} is {shown(value)}, but a number of at most 64 bits is wanted: write it as a text"
         case float() if not math.isfinite(value):
             yield f"{named(*path)} is {value}, but a finite number is wanted"
-        case str() if not _is_whole(value):
+        case str() if not is_whole(value):
             yield f"{named(*path)} is {shown(value)}, but a text of whole characters is wanted"
         case int() | float() | str():
             pass
@@ -146,11 +147,3 @@ def _texts(path: tuple[str, ...], value: object) -> Iterator[tuple[tuple[str, ..
     elif isinstance(value, list):
         for inner in value:
             yield from _texts(path, inner)
-
-
-def _is_whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -49,6 +49,8 @@ def settings(assignments: Iterable[str], is_text: Callable[[Sequence[str]], bool
     """
     table: Table = {}
     for text in assignments:
+        if not is_whole(text):
+            raise ConfigError(f"--set must be a text in UTF-8, but got {text!a}")
         path, found, value = text.partition("=")
         keys = path.strip().split(".")
         if not found or not all(keys):
@@ -82,6 +84,11 @@ def _items(text: str) -> list[Any]:
 
 def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def is_whole(text: str) -> bool:
+    """No half of a character is in it: it can be written down."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _put(table: Table, keys: list[str], value: Any, path: str) -> None:
