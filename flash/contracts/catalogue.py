@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flash.contracts import access, environments, groups, record, requests, runs, steps
+from flash.contracts import access, environments, groups, preparing, record, requests, runs, steps
 from flash.contracts.base import Event, Request
 
 
@@ -51,6 +51,7 @@ REQUESTS: tuple[type[Request], ...] = (
     requests.EnvironmentFetch,
     requests.EnvironmentCheck,
     requests.ScorerKey,
+    preparing.DatasetPrepare,
     requests.EpisodeStart,
     requests.EpisodeStep,
     requests.EpisodeScore,
@@ -61,6 +62,7 @@ REQUESTS: tuple[type[Request], ...] = (
     requests.EventsFind,
     record.RolloutsFind,
     record.RolloutsExport,
+    preparing.DatasetMeasure,
     requests.Generate,
 )
 

@@ -2,6 +2,6 @@
 
 Hears    group.requested, step.finished, step.diverged, run.cancel-requested, run.completed, run.failed, run.cancelled
 Says     group.generated, group.scored
-Answers  generate
+Answers  generate, dataset.measure
 Keeps    nothing but a cache of adapters on this machine
 """

@@ -6,6 +6,7 @@ from functools import partial
 
 from flash import process
 from flash.models import folder, pool_of
+from flash.models.lengths import measured
 from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
 from services.rollout.engines import SampleRequest
@@ -42,6 +43,7 @@ async def serve(part: process.Process, settings: Settings) -> None:
         pool,
         clock=time.monotonic,
         follow=partial(follow, tokenizer),
+        measure=partial(measured, tokenizer),
     )
     await part.answer("rollout", player.answers(), pool=pool, model=settings.model, engine="torch")
     await part.bus.listen(*player.subscriptions())

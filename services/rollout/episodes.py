@@ -28,7 +28,7 @@ from flash.contracts.spec import RunSpec, SamplingSpec
 from flash.contracts.values import Fault, Message, Rollout, Turn, Verdict
 from flash.errors import BusError, FlashError, NobodyAnswers, NotFound, Unanswered
 from services.rollout.engines import Adapter, Engine, GenerationFailed, Sample, SampleRequest
-from services.rollout.prompts import Prompt
+from services.rollout.prompts import Prompt, room
 from services.rollout.seeds import rollout_seed
 from services.rollout.thoughts import thinking_tokens
 
@@ -223,7 +223,7 @@ class EpisodePlayer:
                     return
                 last_id = sample.token_ids[-1]
                 more = await asyncio.to_thread(self._follow, asked, stepped.messages, last_id, thinking)
-                if len(episode.shown()) + len(more.ids) >= self._engine.context:
+                if len(episode.shown()) + len(more.ids) >= group.longest(self._engine.context):
                     episode.finish_reason = "length"
                     return
                 episode.hear(more.ids)
@@ -286,12 +286,16 @@ class _Group:
     sampling: SamplingSpec
     adapter: Adapter | None
 
+    def longest(self, context: int) -> int:
+        """Tokens an episode may have."""
+        return min(context, self.spec.train.max_length) if self.spec.train else context
+
     def request(self, shown: tuple[int, ...], rollout: int, turn: int) -> SampleRequest:
         event, sampling = self.event, self.sampling
         seed = rollout_seed(self.spec.seed, event.scope, event.step, event.group, rollout, turn)
         return SampleRequest(
-            prompt_ids=shown, seeds=(seed,), temperature=sampling.temperature, max_tokens=sampling.max_tokens,
-            stop=tuple(sampling.stop_sequences), adapter=self.adapter,
+            prompt_ids=shown, seeds=(seed,), temperature=sampling.temperature,
+            max_tokens=room(self.spec, sampling, len(shown)), stop=tuple(sampling.stop_sequences), adapter=self.adapter,
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from flash.contracts.spec import RunSpec, SamplingSpec
 from flash.contracts.values import Message
 from flash.models.rendering import following_ids, prompt_ids
 from services.rollout.thoughts import Marks
@@ -32,6 +33,16 @@ def follow(
 ) -> Prompt:
     """What the policy is shown after its answer to `messages`, whose last token was `last_id`: see `following_ids`."""
     return _prompt(tokenizer, following_ids(tokenizer, messages, more, last_id=last_id, thinking=thinking))
+
+
+def room(spec: RunSpec, sampling: SamplingSpec, shown: int) -> int:
+    """How many tokens an answer may have behind so many that are shown. Raises ValueError where none are left."""
+    if spec.train is None:
+        return sampling.max_tokens
+    left = spec.train.max_length - shown
+    if left < 1:
+        raise ValueError(f"the prompt has {shown} tokens, and train.max_length = {spec.train.max_length} leaves none")
+    return min(sampling.max_tokens, left)
 
 
 def _prompt(tokenizer: Any, ids: Sequence[int]) -> Prompt:

@@ -1,7 +1,7 @@
 """Plays groups, and answers whoever wants to talk to a policy."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,23 +11,27 @@ from flash import chaos
 from flash.bus import Bus, EveryReplica, Shared
 from flash.contracts.base import Event, Request, RunEvent, Token
 from flash.contracts.groups import GroupGenerated, GroupRequested, GroupScored
-from flash.contracts.keys import spec_key
+from flash.contracts.keys import dataset_key, spec_key
 from flash.contracts.packing import pack_floats, pack_ids
+from flash.contracts.preparing import DatasetMeasure, RowLengths
 from flash.contracts.requests import Generate, GeneratedText
 from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed
 from flash.contracts.spec import RunSpec, SamplingSpec
 from flash.contracts.steps import StepDiverged, StepFinished
-from flash.contracts.values import Fault, PolicyRef, Rollout, Verdict
+from flash.contracts.values import Example, Fault, PolicyRef, Rollout, Verdict
 from flash.errors import FlashError, Refused
 from flash.store import Store
 from services.rollout.adapters import Adapters
 from services.rollout.engines import Adapter, Engine, GenerationFailed, Sample, SampleRequest
 from services.rollout.episodes import EpisodePlayer, Follow, PlayedGroup, Render
-from services.rollout.prompts import Prompt
+from services.rollout.prompts import Prompt, room
 from services.rollout.runs import RunKey, Runs, run_key
 from services.rollout.seeds import rollout_seed
 from services.rollout.settings import Settings
 from services.rollout.thoughts import thinking_tokens
+
+Measure = Callable[[Sequence[Example], RunSpec], RowLengths]
+"""How long rows are for the pool's model."""
 
 ENDS: tuple[type[RunEvent], ...] = (RunCancelRequested, RunCancelled, RunFailed, RunCompleted)
 
@@ -48,6 +52,7 @@ class Player:
         pool: Token,
         clock: Callable[[], float],
         follow: Follow,
+        measure: Measure,
     ) -> None:
         self._bus = bus
         self._store = store
@@ -57,6 +62,7 @@ class Player:
         self._settings = settings
         self._pool = pool
         self._clock = clock
+        self._measure = measure
         self._runs = Runs()
         self._specs: dict[str, RunSpec] = {}
         self._playing: dict[asyncio.Future[Any], RunKey] = {}
@@ -80,7 +86,7 @@ class Player:
         )
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
-        return {Generate: self.on_generate}
+        return {Generate: self.on_generate, DatasetMeasure: self.on_dataset_measure}
 
     async def on_policy(self, event: StepFinished | StepDiverged) -> None:
         self._runs.told(run_key(event), event.policy)
@@ -149,6 +155,12 @@ class Player:
             completion_tokens=len(sample.token_ids),
         )  # fmt: skip
 
+    async def on_dataset_measure(self, request: DatasetMeasure) -> RowLengths:
+        """How long prepared rows are, before a run is submitted."""
+        data = await self._store.get(dataset_key(request.spec, request.chunk))
+        examples = msgspec.msgpack.decode(data, type=list[Example])[: request.rows]
+        return await asyncio.to_thread(self._measure, examples, request.spec)
+
     async def _played(self, event: GroupRequested, spec: RunSpec, policy: PolicyRef) -> PlayedGroup:
         """The group in turns, where its example is an episode; else with one answer each, not yet scored."""
         sampling, prompt = _sampling(spec), Prompt(())
@@ -208,7 +220,7 @@ def sample_request(spec: RunSpec, event: GroupRequested, prompt: Prompt, adapter
     seeds = (rollout_seed(spec.seed, event.scope, event.step, event.group, i) for i in range(sampling.group_size))
     return SampleRequest(
         prompt_ids=prompt.ids, seeds=tuple(seeds), temperature=sampling.temperature,
-        max_tokens=sampling.max_tokens, stop=tuple(sampling.stop_sequences), adapter=adapter,
+        max_tokens=room(spec, sampling, len(prompt.ids)), stop=tuple(sampling.stop_sequences), adapter=adapter,
     )  # fmt: skip
 
 

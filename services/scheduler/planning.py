@@ -1,32 +1,13 @@
-"""How many steps a run has, and which rows each of them plays. Pure functions of the spec, the seed and the step."""
+"""Which rows each step plays, and which chunks hold them. Pure functions of the plan, the seed and the step."""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
 from flash.contracts.keys import DATASET_CHUNK
-from flash.contracts.spec import RunSpec, TrainSpec
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is known once the dataset is counted."""
-
-    rows: int
-    """How many rows the run uses, from the first on."""
-    prompts_per_step: int
-    steps: int
-
-
-def plan(spec: RunSpec, dataset_rows: int) -> Plan:
-    """The plan of a run over a dataset of so many rows; prompts per step are clamped to the rows."""
-    if spec.train is None:
-        rows = min(spec.max_examples or dataset_rows, dataset_rows)
-        return Plan(rows=rows, prompts_per_step=rows, steps=1)
-    rows = min(spec.train.max_examples or dataset_rows, dataset_rows) if spec.algorithm == "sft" else dataset_rows
-    return Plan(rows=rows, prompts_per_step=min(spec.train.batch_size, rows), steps=_steps(spec, spec.train, rows))
+from flash.contracts.plan import Plan
+from flash.contracts.spec import RunSpec
 
 
 def chunks_needed(rows: int) -> range:
@@ -48,13 +29,6 @@ def rows_of_step(plan: Plan, seed: int, step: int) -> tuple[int, ...]:
     epoch, place = divmod(step - 1, steps_per_epoch)
     begin = place * plan.prompts_per_step
     return _permutation(plan.rows, seed, epoch)[begin : begin + plan.prompts_per_step]
-
-
-def _steps(spec: RunSpec, train: TrainSpec, rows: int) -> int:
-    if spec.algorithm == "grpo":
-        return train.steps
-    steps = train.epochs * ceil(rows / train.batch_size)
-    return min(steps, train.max_steps) if train.max_steps else steps
 
 
 @lru_cache(maxsize=16)

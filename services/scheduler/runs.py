@@ -10,6 +10,7 @@ from itertools import islice
 from flash.contracts.base import Event, RunEvent, Scope
 from flash.contracts.groups import GroupScored
 from flash.contracts.keys import DATASET_CHUNK
+from flash.contracts.plan import Plan, plan, unlearnable
 from flash.contracts.requests import RunState
 from flash.contracts.runs import (
     DatasetFailed,
@@ -26,7 +27,7 @@ from flash.contracts.runs import (
 from flash.contracts.spec import RunSpec
 from flash.contracts.steps import StepClaimed, StepFinished, StepSaved, TrainingFailed
 from flash.contracts.values import Fault, PolicyRef
-from services.scheduler.planning import Plan, chunks_in_order, chunks_needed, plan, rows_of_step
+from services.scheduler.planning import chunks_in_order, chunks_needed, rows_of_step
 from services.scheduler.tally import Tally
 
 CHUNKS_ASKED = 8
@@ -190,11 +191,8 @@ def _(event: DatasetPrepared, run: Run, *, max_takeovers: int) -> Run:
         return _ended(run, "failed", f"the {run.spec.split} split of {run.spec.environment.id} has no rows")
     planned = run.plan or plan(run.spec, event.rows)
     run = replace(run, chunks=run.chunks | {event.chunk}, plan=planned)
-    missing = [row for row in event.missing_output if row < planned.rows]
-    if run.spec.algorithm != "sft" or not missing:
-        return run
-    named = ", ".join(str(row) for row in missing[:5]) + (", ..." if len(missing) > 5 else "")
-    return _ended(run, "failed", f"SFT trains on gold output, but rows {named} have none: add it, or use grpo")
+    reason = unlearnable(run.spec, planned, event.missing_output)
+    return _ended(run, "failed", reason) if reason else run
 
 
 @after.register

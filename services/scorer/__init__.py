@@ -2,6 +2,6 @@
 
 Hears    group.generated, dataset.requested
 Says     group.scored, dataset.prepared, dataset.failed
-Answers  environment.check, key.fetch, episode.start, episode.step, episode.score, episode.renew
+Answers  environment.check, dataset.prepare, key.fetch, episode.start, episode.step, episode.score, episode.renew
 Keeps    nothing: unpacked environments and warm hosts are a cache, and an open episode that is lost begins anew
 """

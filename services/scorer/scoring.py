@@ -1,11 +1,13 @@
 """What the environment's verdicts make of a group, and its rows of a dataset. Pure."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.preparing import PreparedRows
 from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Rollout, Verdict
@@ -49,15 +51,25 @@ def group_given_up(event: GroupGenerated, reason: str) -> list[GroupScored]:
     return [group_scored(event, verdicts)]
 
 
+def missing_output(examples: Sequence[Example]) -> list[int]:
+    """Rows without gold output, as far as they are named."""
+    return [example.index for example in examples if not example.completion][:_MISSING_NAMED]
+
+
+def prepared_rows(examples: Sequence[Example], total: int) -> PreparedRows:
+    """What is told of a chunk before a run is submitted."""
+    digest = hashlib.sha256(encode_examples(examples)).hexdigest()
+    return PreparedRows(rows=total, digest=digest, missing_output=missing_output(examples))
+
+
 def dataset_prepared(event: DatasetRequested, examples: Sequence[Example], total: int, key: str) -> DatasetPrepared:
-    missing = [example.index for example in examples if not example.completion]
     return DatasetPrepared(
         org=event.org,
         run_id=event.run_id,
         chunk=event.chunk,
         rows=total,
         key=key,
-        missing_output=missing[:_MISSING_NAMED],
+        missing_output=missing_output(examples),
     )
 
 

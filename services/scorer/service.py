@@ -15,6 +15,7 @@ from flash.bus import Bus, Shared
 from flash.contracts.base import Event, Request, RunEvent
 from flash.contracts.groups import GroupGenerated, GroupScored
 from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
+from flash.contracts.preparing import DatasetPrepare, PreparedRows
 from flash.contracts.requests import (
     CheckReport,
     EnvironmentCheck,
@@ -46,6 +47,7 @@ from services.scorer.scoring import (
     group_given_up,
     group_scored,
     load_params,
+    prepared_rows,
     shortened,
     to_score,
 )
@@ -127,6 +129,7 @@ class Scorer:
         return {
             EnvironmentCheck: self.check_environment,
             ScorerKey: self.tell_key,
+            DatasetPrepare: self.prepare_dataset,
             EpisodeStart: self.start_episodes,
             EpisodeStep: self.step_episode,
             EpisodeScore: self._holder.score,
@@ -164,13 +167,21 @@ class Scorer:
         spec = await self._spec(event.run_id)
         key = dataset_key(spec, event.chunk)
         try:
-            examples, total = await self._prepared(spec, event.chunk) or await self._render(spec, event.chunk)
+            examples, total = await self._rendered(spec, event.chunk)
         except (LoadFailed, CannotOpen) as failed:
-            fault = failed.fault if isinstance(failed, LoadFailed) else Fault(kind="load-failed", message=str(failed))
+            fault = _fault(failed)
             log.info("dataset.failed", run_id=event.run_id, chunk=event.chunk, reason=fault.message)
             return [dataset_failed(event, fault)]
         log.info("dataset.prepared", run_id=event.run_id, chunk=event.chunk, rows=total)
         return [dataset_prepared(event, examples, total, key)]
+
+    async def prepare_dataset(self, request: DatasetPrepare) -> PreparedRows:
+        """The same before a run is submitted: what is wrong with its rows is known before anything is queued."""
+        try:
+            examples, total = await self._rendered(request.spec, request.chunk, request.sealed)
+        except (LoadFailed, CannotOpen) as failed:
+            return PreparedRows(fault=_fault(failed))
+        return prepared_rows(examples, total)
 
     async def start_episodes(self, request: EpisodeStart) -> EpisodesStarted:
         return await self._holder.start(request, await self._spec(request.run_id))
@@ -244,9 +255,13 @@ class Scorer:
             verdicts = [Verdict(fault=failed.fault)] * len(texts)
         return every_verdict(event.rollouts, dict(zip(which, verdicts, strict=True)))
 
-    async def _render(self, spec: RunSpec, chunk: int) -> tuple[list[Example], int]:
+    async def _rendered(self, spec: RunSpec, chunk: int, sealed: bytes = b"") -> tuple[list[Example], int]:
+        """The rows of a chunk, and how many the split has; both lie in the store. Raises LoadFailed and CannotOpen."""
+        return await self._prepared(spec, chunk) or await self._render(spec, chunk, sealed)
+
+    async def _render(self, spec: RunSpec, chunk: int, sealed: bytes) -> tuple[list[Example], int]:
         """The rows, which lie in the store when this returns, and how many the split has. Raises LoadFailed."""
-        async with self._host(spec) as host:
+        async with self._host(spec, sealed) as host:
             page = await host.rows(
                 spec.split,
                 chunk * DATASET_CHUNK,
@@ -296,10 +311,10 @@ class Scorer:
         return False
 
     @asynccontextmanager
-    async def _host(self, spec: RunSpec) -> AsyncIterator[Host]:
-        """Raises CannotOpen where the run's secrets are not for this scorer."""
+    async def _host(self, spec: RunSpec, sealed: bytes = b"") -> AsyncIterator[Host]:
+        """`sealed`: the secrets of a run that is not submitted yet. Raises CannotOpen where they are not for us."""
         environment = spec.environment
-        secrets = await self._opened(spec) if environment.secrets else {}
+        secrets = await self._opened(spec, sealed) if environment.secrets else {}
         async with self._hosts.of(
             environment.key,
             environment.digest,
@@ -311,11 +326,11 @@ class Scorer:
         ) as host:
             yield host
 
-    async def _opened(self, spec: RunSpec) -> dict[str, str]:
+    async def _opened(self, spec: RunSpec, sealed: bytes) -> dict[str, str]:
         """The secrets that a run has declared, and no others."""
         if spec.run_id not in self._secrets:
             try:
-                sealed = await self._store.get(sealed_key(spec.run_id, "scorer"))
+                sealed = sealed or await self._store.get(sealed_key(spec.run_id, "scorer"))
             except NoSuchObject as error:
                 raise CannotOpen(f"run {spec.run_id} declares secrets and was given none: submit it again") from error
             given = self._keys.open(sealed, of_run(spec.org, spec.run_id))
@@ -323,6 +338,10 @@ class Scorer:
                 raise CannotOpen(f"run {spec.run_id} was not given its secrets {', '.join(missing)}: submit it again")
             self._secrets[spec.run_id] = {name: given[name] for name in spec.environment.secrets}
         return self._secrets[spec.run_id]
+
+
+def _fault(failed: LoadFailed | CannotOpen) -> Fault:
+    return failed.fault if isinstance(failed, LoadFailed) else Fault(kind="load-failed", message=str(failed))
 
 
 def _total_key(spec: RunSpec) -> str:

@@ -23,6 +23,7 @@ from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSp
 from flash.contracts.steps import StepFinished
 from flash.contracts.values import Example
 from flash.models import folder
+from flash.models.lengths import measured
 from flash.models.rendering import load_tokenizer, sft_ids
 from flash.store import Store, open_store
 from services.learner.policy import Base
@@ -194,6 +195,7 @@ async def running_in_process(
     player = Player(
         bus, bus.store, engine, partial(render, tokenizer), Adapters(bus.store, home / "adapters", 1 << 30),
         RolloutSettings(home=home), "tiny", clock=lambda: 0.0, follow=partial(follow, tokenizer),
+        measure=partial(measured, tokenizer),
     )  # fmt: skip
     base = await asyncio.to_thread(Base.load, place, "tiny", "cpu")
 

@@ -21,6 +21,7 @@ from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSp
 from flash.contracts.steps import StepFinished
 from flash.contracts.values import Example, PolicyRef
 from flash.models import folder
+from flash.models.lengths import measured
 from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
 from services.rollout.engines import OnText, Sample, SampleRequest
@@ -178,6 +179,7 @@ async def test_thousands_of_games_are_played_to_the_end_without_a_fault(tmp_path
     player = Player(
         bus, bus.store, Guesser(tokenizer), partial(render, tokenizer), Adapters(bus.store, tmp_path / "a", 1 << 20),
         RolloutSettings(home=tmp_path), "tiny", clock=lambda: 0.0, follow=partial(follow, tokenizer),
+        measure=partial(measured, tokenizer),
     )  # fmt: skip
     spec = await guessing(bus, "r1", SamplingSpec(group_size=8, temperature=1.0, max_tokens=32), None)
     await bus.store.put(spec_key("r1"), msgspec.json.encode(spec))

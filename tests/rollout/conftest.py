@@ -16,6 +16,7 @@ from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
 from flash.contracts.groups import GroupRequested
 from flash.contracts.keys import adapter_key, spec_key
+from flash.contracts.preparing import RowLengths
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec
 from flash.contracts.values import Example, Message, PolicyRef
 from flash.store.memory import MemoryStore
@@ -84,6 +85,10 @@ def follow(messages: Sequence[Message], more: Sequence[Message], last_id: int, t
     return Prompt((*([] if last_id == 0 else [0]), *render(list(more), thinking).ids), opened=thinking)
 
 
+def measure(examples: Sequence[Example], spec: RunSpec) -> RowLengths:
+    return RowLengths(tokens=[len(render(example.messages, False).ids) for example in examples])
+
+
 @dataclass
 class World:
     """A bus, a store, a fake engine, and one replica over them."""
@@ -132,7 +137,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     player = Player(
         bus, store, engine, render, Adapters(store, tmp_path, 1 << 20),
         Settings(replica="rollout-1", episode_renew_s=0.05), "tiny",
-        clock=lambda: float(next(seconds)), follow=follow,
+        clock=lambda: float(next(seconds)), follow=follow, measure=measure,
     )  # fmt: skip
     with capture_logs():  # tracebacks drawn for people take longer than the tests
         yield World(bus, store, engine, tmp_path, player)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash.contracts.keys import DATASET_CHUNK
-from services.scheduler.planning import Plan, chunks_in_order, chunks_needed, rows_of_step
+from flash.contracts.plan import Plan
+from services.scheduler.planning import chunks_in_order, chunks_needed, rows_of_step
 
 SIZES = st.integers(1, 60).flatmap(lambda rows: st.tuples(st.just(rows), st.integers(1, rows)))
 
