@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -26,6 +27,12 @@ def line(text: str) -> None:
 def note(text: str) -> None:
     """Something a person may want to know."""
     print(_fit(text, sys.stderr), file=sys.stderr, flush=True)
+
+
+def field(name: str, value: str, *, width: int = 12) -> list[str]:
+    """`name        value`, as many lines of at most 80 columns as it takes."""
+    wrapped = textwrap.wrap(value, 80 - width, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{head:<{width}}{text}" for head, text in zip([name, *[""] * len(wrapped)], wrapped, strict=False)]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import msgspec
 
-from cli import contexts, metrics, output
+from cli import contexts, metrics, output, planned
 from cli.runs import as_data, show_faults
 from cli.session import stack
-from cli.watching import detached, watch
+from cli.watching import Counter, detached, watch, ways_back
 from flash import client
 from flash.artifacts import pack
 from flash.bus import Bus
-from flash.client import RunView
+from flash.client import RunView, Survey
+from flash.config.differences import differences
 from flash.config.keys import RunConfig
 from flash.config.resolving import WarmStart, new_run_id, preview, require_environment, resolve
 from flash.config.run import load
@@ -46,14 +47,16 @@ async def train(options: Namespace) -> int | None:
         spec = resolve(config, environment, run_id=run_id, org=bus.org, warm_start=warm_start)
         if changed := await asyncio.to_thread(_changes, options.config, environment):
             output.note(changed)
-        for line in plan(spec, environment):
-            output.note(line)
         for name in secrets.too_short:
             output.note(f"note: the secret {name} is too short to be masked where the environment tells it")
         sealed = await client.sealed_for_run(bus, spec, given, say=output.note)
+        found = await _surveyed(bus, spec, sealed)
+        for line in planned.lines(spec, found, differences(config)):
+            output.note(line)
         state = await client.submit(bus, spec, sealed, say=output.note)
         if options.background:
             output.data(msgspec.to_builtins(state)) if output.wants_json(options) else output.line(run_id)
+            output.note(f"{run_id} is submitted\n{ways_back(run_id)}")
             return None
         try:
             seen = await watch(bus, run_id)
@@ -66,33 +69,10 @@ async def train(options: Namespace) -> int | None:
     return None if seen.state == "done" else FAILED
 
 
-def plan(spec: RunSpec, environment: EnvironmentVersion) -> list[str]:
-    """What will run, line by line."""
-    train = spec.train
-    assert train is not None, "an evaluation trains nothing"
-    rows = environment.rows.get(spec.split)
-    per_step = f"{train.batch_size} {'prompts' if spec.sampling else 'sequences'}"
-    if rows is not None and rows < train.batch_size:
-        per_step = f"{rows} (all rows of the split; batch_size is {train.batch_size})"
-    if spec.sampling:
-        per_step += f" × {spec.sampling.group_size} rollouts of at most {spec.sampling.max_tokens} tokens"
-        length = f"{train.steps} steps"
-    else:
-        length = f"epochs {train.epochs}" + (f", at most {train.max_steps} steps" if train.max_steps else "")
-        length += f", at most {train.max_examples} rows" if train.max_examples else ""
-    lines = {
-        "run": spec.run_id,
-        "model": spec.model + (f", from {spec.reference}" if train.init_from_adapter else ""),
-        "algorithm": f"{spec.algorithm}, {length}",
-        "environment": f"{spec.environment.id}@{spec.environment.version}",
-        "rows": f"{spec.split}, {rows if rows is not None else 'to be counted'}",
-        **({"pip": ", ".join(spec.environment.pip)} if spec.environment.pip else {}),
-        **({"network": ", ".join(spec.environment.network)} if spec.environment.network else {}),
-        **({"secrets": ", ".join(spec.environment.secrets)} if spec.environment.secrets else {}),
-        "each step": per_step,
-        "adapter": f"rank {train.lora_rank}, alpha {train.lora_alpha}, learning rate {train.learning_rate:g}",
-    }
-    return [f"{name:<12}{value}" for name, value in lines.items()]
+async def _surveyed(bus: Bus, spec: RunSpec, sealed: Mapping[str, bytes]) -> Survey:
+    """The run's rows, all right and counted. Raises a FlashError with the sentence on what is wrong with them."""
+    with Counter("looked at", lambda done, total: f"{done:,} of {total:,} rows") as counter:
+        return await client.survey(bus, spec, sealed.get("scorer", b""), say=output.note, progress=counter.show)
 
 
 async def _warm_start(bus: Bus, config: RunConfig) -> WarmStart | None:
@@ -140,7 +120,24 @@ def _sum_up(seen: RunView) -> None:
         output.note(f"{seen.faults} of {seen.rollouts} rollouts were faults")
     show_faults(seen)
     if seen.checkpoint:
-        output.note(f"checkpoint {seen.checkpoint}\ntalk to it: flash chat {seen.checkpoint}")
+        output.note(f"checkpoint {seen.checkpoint}")
+    for line in _next_steps(seen):
+        output.note(line)
+
+
+def _next_steps(seen: RunView) -> list[str]:
+    """What people do with a run that is over."""
+    if seen.state != "done":
+        return [f"what was said about it: flash log {seen.run_id}"]
+    if seen.spec.get("algorithm") == "sft":
+        then = f"go on from it:   flash train configs/rl.toml --set train.init_from_adapter={seen.run_id}"
+    else:
+        then = f"read rollouts:   flash rollouts {seen.run_id} --sort reward"
+    return [
+        f"talk to it:      flash chat {seen.run_id}",
+        then,
+        f"its saved steps: flash checkpoints {seen.run_id}",
+    ]
 
 
 def _took(seen: RunView) -> float:

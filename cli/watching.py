@@ -24,9 +24,12 @@ async def watch(bus: Bus, run_id: str, *, nouns: tuple[str, ...] = ()) -> RunVie
 
 def detached(run_id: str) -> str:
     """What is said when somebody leaves while the run goes on."""
-    return (
-        f"\ndetached; {run_id} goes on\n  follow again: flash status {run_id} -f\n  cancel it:    flash cancel {run_id}"
-    )
+    return f"\ndetached; {run_id} goes on\n{ways_back(run_id)}"
+
+
+def ways_back(run_id: str) -> str:
+    """How a run that nobody follows is found again."""
+    return f"  follow it: flash status {run_id} -f\n  cancel it: flash cancel {run_id}"
 
 
 def screen() -> "Lines":

@@ -26,6 +26,11 @@ def environment_org(key: str) -> str:
     return ""
 
 
+def orgs_of(spec: RunSpec) -> tuple[str, ...]:
+    """The organisations whose things a run is about."""
+    return (spec.org, spec.environment.id.partition("/")[0], environment_org(spec.environment.key))
+
+
 def upload_key(digest: str, part: int) -> str:
     return f"uploads/{digest}/{part:06d}"
 

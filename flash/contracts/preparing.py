@@ -5,6 +5,7 @@ from typing import ClassVar
 import msgspec
 
 from flash.contracts.base import Request, Token
+from flash.contracts.keys import orgs_of
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Fault
 
@@ -34,6 +35,9 @@ class DatasetPrepare(Request, frozen=True, kw_only=True):
     sealed: bytes = b""
     """The run's secrets, sealed to the scorers' key; empty: it is given none."""
 
+    def orgs(self) -> tuple[str, ...]:
+        return orgs_of(self.spec)
+
 
 class RowLengths(msgspec.Struct, frozen=True, kw_only=True):
     """How long the rows of a chunk are."""
@@ -57,3 +61,6 @@ class DatasetMeasure(Request, frozen=True, kw_only=True):
     chunk: int
     rows: int
     """Only the first so many of the chunk."""
+
+    def orgs(self) -> tuple[str, ...]:
+        return orgs_of(self.spec)

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from flash.contracts.base import Request, Role, Token
-from flash.contracts.keys import environment_org
+from flash.contracts.keys import environment_org, orgs_of
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Message, PolicyRef, Verdict
 
@@ -306,8 +306,7 @@ class RunSubmit(Request, frozen=True, kw_only=True):
     """Secrets by the service that may open them. They go into the store, and no fact has them."""
 
     def orgs(self) -> tuple[str, ...]:
-        environment = self.spec.environment
-        return (self.spec.org, environment.id.partition("/")[0], environment_org(environment.key))
+        return orgs_of(self.spec)
 
 
 class RunCancel(Request, frozen=True, kw_only=True):

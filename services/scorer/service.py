@@ -327,17 +327,22 @@ class Scorer:
             yield host
 
     async def _opened(self, spec: RunSpec, sealed: bytes) -> dict[str, str]:
-        """The secrets that a run has declared, and no others."""
+        """The secrets that a run has declared, and no others; those of one that is not submitted are not kept."""
+        if sealed:
+            return self._declared(spec, sealed)
         if spec.run_id not in self._secrets:
             try:
-                sealed = sealed or await self._store.get(sealed_key(spec.run_id, "scorer"))
+                kept = await self._store.get(sealed_key(spec.run_id, "scorer"))
             except NoSuchObject as error:
                 raise CannotOpen(f"run {spec.run_id} declares secrets and was given none: submit it again") from error
-            given = self._keys.open(sealed, of_run(spec.org, spec.run_id))
-            if missing := [name for name in spec.environment.secrets if name not in given]:
-                raise CannotOpen(f"run {spec.run_id} was not given its secrets {', '.join(missing)}: submit it again")
-            self._secrets[spec.run_id] = {name: given[name] for name in spec.environment.secrets}
+            self._secrets[spec.run_id] = self._declared(spec, kept)
         return self._secrets[spec.run_id]
+
+    def _declared(self, spec: RunSpec, sealed: bytes) -> dict[str, str]:
+        given = self._keys.open(sealed, of_run(spec.org, spec.run_id))
+        if missing := [name for name in spec.environment.secrets if name not in given]:
+            raise CannotOpen(f"run {spec.run_id} was not given its secrets {', '.join(missing)}: submit it again")
+        return {name: given[name] for name in spec.environment.secrets}
 
 
 def _fault(failed: LoadFailed | CannotOpen) -> Fault:

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from flash.bus.memory import MemoryBus
+from flash.contracts.preparing import DatasetMeasure, DatasetPrepare, PreparedRows, RowLengths
 from flash.contracts.requests import (
     CheckReport,
     EnvironmentCheck,
@@ -30,6 +31,8 @@ from flash.store.memory import MemoryStore
 from services.hub.service import Hub
 from services.hub.settings import Settings
 
+POOLS = ("tiny", "smollm2-135m")
+
 
 @dataclass
 class FakeStack:
@@ -38,6 +41,7 @@ class FakeStack:
     script: Callable[[RunSpec], list[tuple[str, dict[str, Any]]]] = lambda spec: []
     """What happens to a run once it is submitted."""
     check: CheckReport = field(default_factory=lambda: CheckReport(rows={"train": 3, "eval": 2}))
+    prepared: PreparedRows = field(default_factory=lambda: PreparedRows(rows=3, digest="a1"))
     answer: str = "four"
     records: MemoryRecords = field(default_factory=MemoryRecords)
     store: MemoryStore = field(default_factory=MemoryStore)
@@ -54,10 +58,11 @@ class FakeStack:
         bus = MemoryBus(self.store)
         hub = Hub(bus, self.store, self.records, Settings(), now=lambda: 7.0)
         await bus.answer("hub", hub.answers())
-        await bus.answer("scorer", {EnvironmentCheck: self._on_check})
+        await bus.answer("scorer", {EnvironmentCheck: self._on_check, DatasetPrepare: self._on_prepare})
         await bus.answer("scheduler", {RunSubmit: self._on_submit, RunList: self._on_list, RunCancel: self._on_cancel})
         await bus.answer("recorder", {EventsFind: self._on_find})
-        await bus.answer("rollout", {Generate: self._on_generate}, pool="tiny")
+        for pool in POOLS:
+            await bus.answer("rollout", {Generate: self._on_generate, DatasetMeasure: self._on_measure}, pool=pool)
         return bus
 
     def say(self, run_id: str, name: str, **body: Any) -> None:
@@ -76,6 +81,12 @@ class FakeStack:
     async def _on_check(self, request: EnvironmentCheck) -> CheckReport:
         self.checks.append(request)
         return self.check
+
+    async def _on_prepare(self, request: DatasetPrepare) -> PreparedRows:
+        return self.prepared
+
+    async def _on_measure(self, request: DatasetMeasure) -> RowLengths:
+        return RowLengths(tokens=[20] * (request.rows - 1) + [1000])
 
     async def _on_submit(self, request: RunSubmit) -> RunState:
         self.specs.append(request.spec)

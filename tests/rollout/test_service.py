@@ -4,19 +4,24 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from flash.bus import Shared
 from flash.contracts.groups import GroupGenerated, GroupRequested, GroupScored
+from flash.contracts.keys import dataset_key
 from flash.contracts.packing import unpack_floats, unpack_ids
+from flash.contracts.preparing import DatasetMeasure
 from flash.contracts.requests import Generate
 from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed
+from flash.contracts.spec import TrainSpec
 from flash.contracts.steps import StepDiverged, StepFinished
 from flash.contracts.values import Example, PolicyRef
 from flash.errors import Refused
 from services.rollout.engines import GenerationFailed
 from services.rollout.seeds import rollout_seed
 
+TRAIN = TrainSpec(lora_rank=8, lora_alpha=16, learning_rate=1e-4, batch_size=4, max_length=5, save_every=5)
 Requested = Callable[..., GroupRequested]
 GENERATED = GroupGenerated.pattern()
 SCORED = GroupScored.pattern()
@@ -46,6 +51,32 @@ async def test_a_group_is_played_as_the_run_says(world: Any, requested: Requeste
     assert generated.replica == "rollout-1"
     [asked] = world.engine.asked
     assert (asked.temperature, asked.max_tokens, asked.stop, asked.adapter) == (0.5, 8, (".",), None)
+
+
+async def test_an_answer_has_the_room_that_the_prompt_leaves_of_max_length(world: Any, requested: Requested) -> None:
+    await world.run("r1", train=TRAIN)
+    await world.run("r2", train=msgspec.structs.replace(TRAIN, max_length=3))
+    await world.bus.listen(*world.player.subscriptions())
+
+    await world.bus.publish(requested(), requested(run_id="r2"))
+
+    played, full = sorted(await world.told(GENERATED, 2), key=lambda event: event.run_id)
+    assert [asked.max_tokens for asked in world.engine.asked] == [5 - len("2+2")]
+    assert all(rollout.fault is None for rollout in played.rollouts)
+    assert {rollout.fault.message for rollout in full.rollouts} == {
+        "the prompt has 3 tokens, and train.max_length = 3 leaves none"
+    }
+
+
+async def test_prepared_rows_are_measured_before_there_is_a_run(world: Any) -> None:
+    spec = await world.run()
+    rows = [Example(index=n, id="e", input="", messages=[{"role": "user", "content": "x" * n}]) for n in (1, 2, 3)]
+    await world.store.put(dataset_key(spec, 0), msgspec.msgpack.encode(rows))
+    await world.bus.answer("rollout", world.player.answers(), pool="tiny")
+
+    found = await world.bus.ask(DatasetMeasure(pool="tiny", spec=spec, chunk=0, rows=2))
+
+    assert found.tokens == [1, 2]
 
 
 async def test_the_newest_policy_that_is_known_plays(world: Any, requested: Requested) -> None:

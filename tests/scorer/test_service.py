@@ -1,6 +1,7 @@
 """The scorer on a bus, with real hosts: what it says to what it hears."""
 
 import asyncio
+import hashlib
 import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
 from flash.contracts.groups import GroupGenerated, GroupScored
 from flash.contracts.keys import dataset_key, spec_key
+from flash.contracts.preparing import DatasetPrepare, PreparedRows
 from flash.contracts.requests import CheckReport, EnvironmentCheck
 from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested, RunCompleted
 from flash.contracts.spec import EnvironmentSpec, RunSpec
@@ -405,3 +407,26 @@ async def test_a_multi_turn_environment_is_checked_like_any_other(world: World) 
     assert (sound.rows, sound.fault) == ({"train": 2}, None)
     assert unsound.fault is not None
     assert "row 1: max_episode_turns gave 0, wanted a whole number of at least 1" in unsound.fault.message
+
+
+async def test_rows_that_were_looked_at_before_the_run_was_submitted_are_the_rows_it_finds(world: World) -> None:
+    spec = await world.spec()
+
+    looked: PreparedRows = await world.bus.ask(DatasetPrepare(spec=spec, chunk=0), 20)
+    again = await world.bus.ask(DatasetPrepare(spec=spec, chunk=0), 20)
+
+    assert (looked.rows, looked.missing_output, looked.fault) == (2, [1], None)
+    assert looked == again
+    stored = await world.bus.store.get(dataset_key(spec, 0))
+    assert looked.digest == hashlib.sha256(stored).hexdigest()
+    assert await world.said(DatasetPrepared) == 0, "nobody has submitted anything"
+
+
+async def test_a_malformed_row_is_named_before_anything_is_queued(world: World) -> None:
+    rows = "".join('{"input": "2+2", "output": "4"}\n' for _ in range(16)) + '{"input": \n'
+    spec = await world.spec(files={"environment.py": ENVIRONMENT, "dataset/train.jsonl": rows})
+
+    looked = await world.bus.ask(DatasetPrepare(spec=spec, chunk=0), 20)
+
+    assert looked.rows == 0
+    assert "line 17" in looked.fault.message
