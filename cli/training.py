@@ -3,6 +3,7 @@
 import asyncio
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
