@@ -8,10 +8,9 @@ from flash.config.run import checked
 
 def differences(config: RunConfig) -> dict[str, tuple[Any, Any]]:
     """The knobs that differ from what the model and the algorithm stand at by themselves: (value, default)."""
-    bare = {name: getattr(config, name) for name in ("model", "algorithm", "thinking", "model_policy")
-            if name in RunConfig.model_fields}  # fmt: skip
-    plain = checked(bare)
-    pairs = {f"train.{name}": (getattr(config.train, name), getattr(plain.train, name, None))
-             for name in type(config.train).model_fields}  # fmt: skip
-    pairs["seed"] = (config.seed, plain.seed)
-    return {key: (value, default) for key, (value, default) in pairs.items() if value is not None and value != default}
+    bare = {"algorithm": config.algorithm, "thinking": config.thinking, "model_policy": config.model_policy}
+    plain = checked({"model": config.model, **bare})
+    found = {"seed": (config.seed, plain.seed)}
+    for name in type(config.train).model_fields:
+        found[f"train.{name}"] = (getattr(config.train, name), getattr(plain.train, name))
+    return {key: pair for key, pair in found.items() if pair[0] is not None and pair[0] != pair[1]}
