@@ -13,7 +13,7 @@ class Settings(ServiceSettings, frozen=True):
     key_file: Path | None = None
     """The private key that secrets are sealed to, the same for all scorers of a pool; None: `keys/scorer` in the home
     folder, made when it is not there."""
-    slots: int = Field(4, ge=1)
+    slots: int = Field(8, ge=1)
     """How many groups are scored side by side."""
     score_timeout_s: float = Field(60.0, gt=0)
     """How long one `score_response` may take before its rollout counts as faulted; also one row to be rendered."""

@@ -240,6 +240,16 @@ async def test_nothing_leaks_from_one_group_into_the_next(start: StartHost) -> N
         assert rewards(await score(host, look)) == [1.0]
 
 
+async def test_an_answer_holds_no_descriptor_of_anybody_else(start: StartHost) -> None:
+    """The limit of open files does not close what is open: each is tried."""
+    host = await start()
+    held = "= float(sum(os.path.exists(f'/dev/fd/{fd}') for fd in range(3, 256)))"
+
+    verdicts = await score(host, *[held] * 4)
+
+    assert rewards(verdicts) == [1.0] * 4  # its own channel, and nothing else
+
+
 async def test_answered_means_gone(start: StartHost) -> None:
     host = await start()
     left = (

@@ -18,6 +18,7 @@ _LOCKED_BYTES = 64 << 10
 _CAPABILITY_VERSION_3 = 0x20080522
 _DEATH_SIGNAL, _DUMPABLE, _SUBREAPER, _NO_NEW_PRIVS = 1, 4, 36, 38
 _libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl
 
 
 class Confinement(msgspec.Struct):
@@ -49,6 +50,9 @@ class Views:
 
     children: int | None
     statm: int | None
+
+    def descriptors(self) -> list[int]:
+        return [view for view in (self.children, self.statm) if view is not None]
 
 
 def lock_down(confinement: Confinement, *, keep: int, parent: int, scratch: str) -> Views:
@@ -91,6 +95,10 @@ class Fence:
         if confinement.landlock != "off":
             self._ruleset = landlock.ruleset([*confinement.readable, loaded], _writable(confinement, place))
 
+    def descriptors(self) -> list[int]:
+        """What it holds open."""
+        return [self._ruleset] if self._ruleset >= 0 else []
+
     def enter(self) -> None:
         """In the fork."""
         if self._confined:
@@ -109,7 +117,7 @@ def _die_first() -> None:
 
 
 def set_flag(flag: int, value: int) -> None:
-    if _libc.prctl(flag, value, 0, 0, 0):
+    if _prctl(flag, value, 0, 0, 0):
         raise OSError(ctypes.get_errno(), f"prctl {flag}: {os.strerror(ctypes.get_errno())}")
 
 

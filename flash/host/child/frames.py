@@ -27,7 +27,7 @@ OUTPUT_BYTES = 64 << 10
 """How much of what one answer printed is kept."""
 OUT_OF_REACH = "is out of reach"
 """Said of a place that the environment may not connect to."""
-SPARES = 4
+SPARES = 8
 """Forks made ahead, so that no question waits for one; several at a time, for each time costs the zygote a fault on
 every page that it writes on."""
 

@@ -21,6 +21,10 @@ class Slot:
         os.unlink(f"{self.folder}/output")
         self.fence = Fence(confinement, loaded, self.folder)
 
+    def descriptors(self) -> list[int]:
+        """What it holds open."""
+        return [self.output_fd, *self.fence.descriptors()]
+
     def enter(self) -> None:
         """In the fork."""
         os.dup2(self.output_fd, 1)

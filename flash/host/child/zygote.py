@@ -67,10 +67,14 @@ class Zygote:
     ) -> None:
         self.channel, self.hosted, self.config, self.pid = channel, hosted, config, os.getpid()
         self.views, self.relay = views, relay
+        self.poll = select.epoll()
         self.slots = [
             Slot(f"{config.scratch}/slot-{number}", config.confinement, f"{config.scratch}/loaded")
             for number in range(slots)
         ]
+        self.ours = [channel.fileno(), self.poll.fileno(), *views.descriptors()]
+        """Descriptors that forks do not keep."""
+        self.ours += [fd for slot in self.slots for fd in slot.descriptors()]
         self.free = list(range(slots))
         self.forks: dict[int, Fork] = {}
         self.by_fd: dict[int, Fork] = {}
@@ -80,7 +84,6 @@ class Zygote:
         self.spares: deque[Fork] = deque()
         self.waiting: deque[Question] = deque()
         self.received, self.to_send = bytearray(), bytearray()
-        self.poll = select.epoll()
         self.address_space = _LOADED_BYTES
         if views.statm is not None:
             self.address_space = int(os.pread(views.statm, 1 << 10, 0).split()[0]) * os.sysconf("SC_PAGESIZE")
@@ -186,30 +189,34 @@ class Zygote:
             for body in self.early.pop(question.id, ()):
                 self.go_on(question.id, body)
         if not self.spares:
-            while self.free and len(self.spares) < SPARES and self.fork():
-                pass
+            self.fork()
 
     def fork(self) -> bool:
-        """One more spare; False where the system refuses for the moment."""
-        ours, theirs = socket.socketpair()
-        slot = self.free.pop()
-        try:
-            pid = os.fork()
-        except OSError:
-            ours.close()
+        """More spares; False where the system refuses for the moment.
+
+        One fork right after the other: whatever is done in between costs a fault on every page that it writes on.
+        """
+        chosen = [self.free.pop() for _ in range(min(SPARES, len(self.free)))]
+        pairs = [socket.socketpair() for _ in chosen]
+        ends = [end.fileno() for pair in pairs for end in pair]
+        pids: list[int] = []
+        with contextlib.suppress(OSError):
+            for (_, theirs), slot in zip(pairs, chosen, strict=True):
+                if (pid := os.fork()) == 0:
+                    self.serve(theirs, self.slots[slot], ends)
+                pids.append(pid)
+        for _, theirs in pairs:
             theirs.close()
-            self.free.append(slot)
-            return False
-        if pid == 0:
-            ours.detach()
-            self.serve(theirs, self.slots[slot])
-        theirs.close()
-        ours.setblocking(False)
-        fork = Fork(pid=pid, slot=slot, channel=ours)
-        self.forks[pid] = self.by_fd[ours.fileno()] = fork
-        self.poll.register(ours.fileno(), select.EPOLLIN)
-        self.spares.append(fork)
-        return True
+        for ours, _ in pairs[len(pids) :]:
+            ours.close()
+        self.free += chosen[len(pids) :]
+        for pid, slot, (ours, _) in zip(pids, chosen, pairs, strict=False):
+            ours.setblocking(False)
+            fork = Fork(pid=pid, slot=slot, channel=ours)
+            self.forks[pid] = self.by_fd[ours.fileno()] = fork
+            self.poll.register(ours.fileno(), select.EPOLLIN)
+            self.spares.append(fork)
+        return bool(pids)
 
     def end(self, fork: Fork, status: str, detail: str, busy_us: int = 0) -> None:
         """Nothing of the fork is left when this returns, and its question is told as ended."""
@@ -310,20 +317,17 @@ class Zygote:
             self.end(fork, "lost", "")
         os._exit(0)
 
-    def serve(self, channel: socket.socket, slot: "Slot") -> NoReturn:
-        """In the fork: answer one question."""
+    def serve(self, channel: socket.socket, slot: Slot, ends: list[int]) -> NoReturn:
+        """In the fork: answer one question. `ends` are the channels of all that were made with it."""
         try:
             os.setsid()
             die_with(self.pid)
-            self.channel.close()
-            self.poll.close()
-            for view in (self.views.children, self.views.statm):
-                if view is not None:
-                    os.close(view)
-            for fork in self.forks.values():
-                fork.channel.close()
             slot.enter()
             slot.fence.enter()
+            kept = channel.fileno()
+            for fd in (*self.ours, *self.by_fd, *ends):
+                if fd != kept:
+                    os.close(fd)
             limit(resource.RLIMIT_AS, self.address_space + self.config.memory_bytes)
             limit(resource.RLIMIT_NOFILE, self.config.open_files)
             answer(self.hosted, channel)

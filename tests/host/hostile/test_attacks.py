@@ -19,6 +19,7 @@ import pytest_asyncio
 from flash.contracts.values import Example, Verdict
 from flash.host import Host, HostSpec, Limits, LoadFailed
 from flash.host.child import landlock
+from flash.host.child.frames import SPARES
 from flash.host.sandbox import Layers, chosen, found
 from flash.host.sandbox.processes import descendants
 
@@ -101,7 +102,7 @@ async def unharmed(host: Host, world: Any) -> None:
 async def settled(host: Host) -> None:
     """There are no more processes than a host has that does nothing."""
     give_up = time.monotonic() + 5
-    while len(there := descendants(host._link._process.pid)) > 8:
+    while len(there := descendants(host._link._process.pid)) > 4 + SPARES:
         assert time.monotonic() < give_up, f"{len(there)} processes"
         await asyncio.sleep(0.05)
 
