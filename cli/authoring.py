@@ -32,6 +32,7 @@ class Setup:
     params: Mapping[str, Any] = field(default_factory=dict)
     pip: Sequence[str] = ()
     network: Sequence[str] = ()
+    worker_env: Mapping[str, str] = field(default_factory=dict)
     secrets: Found = field(default_factory=Found)
     thinking: bool = False
     algorithm: str = ""
@@ -69,6 +70,7 @@ def setup(reference: str, options: Namespace) -> Setup:
         params=merged(own.params, given),
         pip=own.pip,
         network=own.network,
+        worker_env=read.worker_env,
         secrets=find(own.secrets, found),
         thinking=read.thinking,
         algorithm=read.algorithm,
@@ -111,6 +113,7 @@ async def host(
         params=setup.params,
         requirements=requirements,
         network=setup.network,
+        env=setup.worker_env,
         secrets=setup.secrets.values,
         limits=Limits(slots=slots),
     )

@@ -72,6 +72,7 @@ async def push(options: Namespace) -> None:
                 options.name,
                 params=setup.params,
                 pip=setup.pip,
+                worker_env=setup.worker_env,
                 secrets=setup.secrets.values,
                 progress=counter.show,
                 say=output.note,

@@ -221,7 +221,9 @@ async def _submitted(bus: Bus, options: Namespace) -> "_Watching":
     setup = authoring.setup(options.environment, options)
     secrets = setup.secrets.required()
     environment = await client.pin(bus, authoring.full_id(options.environment, bus.org), say=output.note)
-    environment = await client.with_params(bus, environment, setup.params, setup.pip, secrets, say=output.note)
+    environment = await client.with_params(
+        bus, environment, setup.params, setup.pip, setup.worker_env, secrets, say=output.note
+    )
     reference = await client.resolve_reference(bus, options.model)
     if reference.note:
         output.note(reference.note)
@@ -266,7 +268,7 @@ def evaluation(
         model=reference.model,
         pool=reference.pool,
         seed=options.seed,
-        environment=pinned(environment, setup.params, setup.pip, setup.network, setup.secrets.values),
+        environment=pinned(environment, setup.params, setup.pip, setup.network, setup.secrets.values, setup.worker_env),
         split=options.split or setup.params.get("split") or held_out(environment.rows) or "train",
         prompt_text=prompt_text(environment, setup.params),
         thinking=thinking,

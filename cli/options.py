@@ -172,7 +172,7 @@ def _org(parser: ArgumentParser) -> None:
 
 def _loading(parser: ArgumentParser) -> None:
     """How the environment is loaded."""
-    whose = "for pip, secrets, network, params, thinking; default: configs/rl.toml, else configs/sft.toml"
+    whose = "for pip, secrets, network, params, worker_env, thinking; default: configs/rl.toml, else configs/sft.toml"
     parser.add_argument("--config", type=Path, metavar="FILE", help=whose)
     one = "one param of load_environment(), over the config's; may be repeated"
     parser.add_argument("--param", dest="params", action="append", default=[], metavar="k=v", help=one)

@@ -42,7 +42,13 @@ async def train(options: Namespace) -> int | None:
     async with stack(options) as bus:
         environment = await client.pin(bus, reference, say=output.note)
         environment = await client.with_params(
-            bus, environment, config.environment.params, config.environment.pip, given, say=output.note
+            bus,
+            environment,
+            config.environment.params,
+            config.environment.pip,
+            config.worker_env,
+            given,
+            say=output.note,
         )
         warm_start = await _warm_start(bus, config)
         spec = resolve(config, environment, run_id=run_id, org=bus.org, warm_start=warm_start)

@@ -120,6 +120,7 @@ async def with_params(
     version: EnvironmentVersion,
     params: Mapping[str, Any],
     pip: Sequence[str] = (),
+    worker_env: Mapping[str, str] = MappingProxyType({}),
     secrets: Mapping[str, str] = MappingProxyType({}),
     *,
     check_s: float = 180.0,
@@ -133,7 +134,14 @@ async def with_params(
     if params.get("contract_text") or not params.get("contract_path"):
         return version
     sealed = await sealed_for_archive(bus, version.digest, secrets, say=say)
-    check = EnvironmentCheck(key=version.key, digest=version.digest, params=dict(params), pip=list(pip), sealed=sealed)
+    check = EnvironmentCheck(
+        key=version.key,
+        digest=version.digest,
+        params=dict(params),
+        pip=list(pip),
+        worker_env=dict(worker_env),
+        sealed=sealed,
+    )
     report: CheckReport = await ask(bus, check, timeout_s=check_s, patience_s=patience_s, say=say)
     if report.fault:
         raise EnvironmentFault(

@@ -48,11 +48,12 @@ async def publish_packed(
     patience_s: float = 600.0,
     params: Mapping[str, Any] = MappingProxyType({}),
     pip: Sequence[str] = (),
+    worker_env: Mapping[str, str] = MappingProxyType({}),
     secrets: Mapping[str, str] = MappingProxyType({}),
 ) -> EnvironmentVersion:
     """Upload an archive part by part, then publish it; waits, and says so, while no hub or no scorer is up.
 
-    It is checked with `params`, `pip` and `secrets`, which are no part of the version.
+    It is checked with `params`, `pip`, `worker_env` and `secrets`, which are no part of the version.
 
     Raises EnvironmentFault with the author's traceback when the package cannot be used, Refused when the hub says no.
     """
@@ -69,6 +70,7 @@ async def publish_packed(
         parts=len(parts),
         params=dict(params),
         pip=list(pip),
+        worker_env=dict(worker_env),
         sealed=await sealed_for_archive(bus, packed.digest, secrets, say=say),
     )
     version: EnvironmentVersion = await ask(bus, publish, timeout_s=check_s, patience_s=patience_s, say=say)

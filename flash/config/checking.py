@@ -14,7 +14,6 @@ from flash.errors import ConfigError
 from flash.models import ModelCard
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PLATFORM_VARIABLE = re.compile(r"(FLASH_|FREESOLO_|LD_|DYLD_|PYTHON).*|PATH|HOME|TMPDIR|RUN_ID|HF_REPO|\w+_PROXY")
 
 
 def complaints(config: RunConfig, model_card: ModelCard) -> Iterator[str]:
@@ -23,6 +22,9 @@ def complaints(config: RunConfig, model_card: ModelCard) -> Iterator[str]:
     yield from _unresolvable(config.environment)
     yield from _not_carried(("environment", "params"), config.environment.params)
     yield from _no_labels(config.worker_env)
+    for name in config.environment.secrets:
+        if name in config.worker_env:
+            yield f"worker_env.{name} is also a name under environment.secrets: remove one of them"
 
 
 def warnings(config: RunConfig) -> Iterator[str]:
@@ -124,7 +126,7 @@ def _no_labels(variables: dict[str, str]) -> Iterator[str]:
         key = named("worker_env", name)
         if not _VARIABLE.fullmatch(name):
             yield f"{key} names no environment variable: letters, digits and underscores are wanted"
-        elif _PLATFORM_VARIABLE.fullmatch(name.upper()):
+        elif secrets.is_managed(name):
             yield f"{key} is set by the platform: choose another name"
         elif credentials.is_name(name):
             yield f"{key} looks like a secret, by its name, and worker_env is part of the run's spec: " + (

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -94,7 +95,12 @@ def resolve(
         pool=pool_of(config.model),
         seed=config.seed,
         environment=pinned(
-            environment, params, config.environment.pip, config.environment.network, config.environment.secrets
+            environment,
+            params,
+            config.environment.pip,
+            config.environment.network,
+            config.environment.secrets,
+            config.worker_env,
         ),
         split=params.get("split", "train"),
         prompt_text=prompt_text(environment, params),
@@ -126,6 +132,7 @@ def pinned(
     pip: Iterable[str] = (),
     network: Iterable[str] = (),
     secrets: Iterable[str] = (),
+    worker_env: Mapping[str, str] = MappingProxyType({}),
 ) -> EnvironmentSpec:
     """One version of an environment, and how this run loads it. Raises ConfigError for what is no requirement."""
     return EnvironmentSpec(
@@ -136,6 +143,7 @@ def pinned(
         params=dict(params),
         pip=normal_form(pip),
         network=sorted(set(network)),
+        worker_env=dict(worker_env),
         secrets=sorted(set(secrets)),
     )
 

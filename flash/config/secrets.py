@@ -67,11 +67,16 @@ def complaints(names: Iterable[str]) -> Iterator[str]:
                 f"environment.secrets has {shown(name)}, but the name of an environment variable is wanted, for "
                 'example "JUDGE_KEY"; its value is read from your shell or .env'
             )
-        elif name.upper() in _RESERVED or _OURS.fullmatch(name.upper()):
+        elif is_managed(name):
             yield (
                 f"environment.secrets must not include platform-managed key(s): {name}: give the environment a "
                 "variable of another name"
             )
+
+
+def is_managed(name: str) -> bool:
+    """It is the platform that gives this variable its value, or nobody."""
+    return name.upper() in _RESERVED or bool(_OURS.fullmatch(name.upper()))
 
 
 def find(

@@ -31,7 +31,7 @@ class Counting(EnvironmentSingleTurn):
         if text == "hang":
             while True:
                 pass
-        count = text.count(self.letter)
+        count = text.count(os.environ.get("LETTER", self.letter))
         return RewardResult(score=count / 10, metrics=(RewardMetric("count", score=count, reason="of the letter"),))
 
 def load_environment(letter="a"):
@@ -80,6 +80,14 @@ def test_a_reply_is_scored_on_a_folder_with_no_stack_up(folder: Path, capsys: Ca
     assert found["took_s"] > 0
     (metric,) = found["metrics"]
     assert (metric["name"], metric["score"], metric["reason"]) == ("count", 3.0, "of the letter")
+
+
+def test_the_config_s_worker_env_is_what_the_scorer_sees(folder: Path, capsys: Capture) -> None:
+    (folder / "run.toml").write_text('model = "tiny"\n[worker_env]\nLETTER = "b"\n')
+
+    (found,) = scored(capsys, "--text", "banana", "--config", "run.toml")
+
+    assert found["reward"] == 0.1
 
 
 def test_a_reply_per_text_makes_a_group_and_each_fault_is_its_own(folder: Path, capsys: Capture) -> None:

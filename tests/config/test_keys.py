@@ -178,18 +178,24 @@ KEYS: dict[str, Key] = {
     ),
     "environment.secrets": Key(
         default=[],
-        valid=[["JUDGE_KEY", "_x1"]],
+        valid=[["JUDGE_API_KEY", "b2"]],
         errors=[
             *texts("environment.secrets"),
             (
-                ["JUDGE KEY"],
-                'environment.secrets has "JUDGE KEY", but the name of an environment variable is wanted, for example '
-                '"JUDGE_KEY"',
+                ["a-b"],
+                'environment.secrets has "a-b", but the name of an environment variable is wanted, for example '
+                '"JUDGE_KEY"; its value is read from your shell or .env',
             ),
-            (
-                ["HF_TOKEN"],
-                "environment.secrets must not include platform-managed key(s): HF_TOKEN: give the environment a "
-                "variable of another name",
+            *(
+                (
+                    [name],
+                    f"environment.secrets must not include platform-managed key(s): {name}: give the environment a "
+                    "variable of another name",
+                )
+                for name in (
+                    "FREESOLO_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "RUN_ID", "HF_REPO",
+                    "FLASH_TOKEN",
+                )
             ),
         ],
     ),

@@ -161,6 +161,10 @@ def test_one_text_is_one_stop_sequence_and_empty_ones_are_dropped() -> None:
             "leave room for it",
         ),
         (
+            {"environment": {"secrets": ["JUDGE"]}, "worker_env": {"JUDGE": "a"}},
+            "worker_env.JUDGE is also a name under environment.secrets: remove one of them",
+        ),
+        (
             {"model": "smollm2-135m", "thinking": True},
             "thinking is true, but smollm2-135m does not reason: set it to false",
         ),
@@ -283,6 +287,36 @@ def test_a_warm_start_from_another_model_is_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"an adapter of tiny, but the run's model is Qwen/Qwen3-0.6B"):
         resolve(warm, version(), run_id="flash-1-00000001", warm_start=start(model="tiny"))
+
+
+def test_worker_env_is_part_of_the_spec() -> None:
+    found = config(worker_env={"FEATURE_FLAG": "enabled"}, environment={"id": "local/sums"})
+
+    assert resolve(found, version(), run_id="flash-1-00000001").environment.worker_env == {"FEATURE_FLAG": "enabled"}
+    assert preview(found, run_id="flash-1-00000001")["environment"]["worker_env"] == {"FEATURE_FLAG": "enabled"}
+
+
+def test_a_param_that_looks_like_a_credential_is_warned_of(tmp_path: Path) -> None:
+    file, told = tmp_path / "run.toml", list[str]()
+    file.write_text(
+        f'model = "tiny"\n[environment.params]\njudge_api_key = "x"\nurls = ["sk-{"a" * 40}"]\nmax_tokens = "3"\n'
+    )
+
+    load(file, say=told.append)
+
+    assert [line.partition(", and params")[0] for line in told] == [
+        "warning: environment.params.judge_api_key looks like a credential, by its name",
+        "warning: environment.params.urls looks like an API key",
+    ]
+
+
+def test_a_model_of_ones_own_needs_the_policy_that_allows_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 99}')
+
+    assert config(model=str(tmp_path), model_policy="allow").train.max_length == 99
+    assert config(model="someone/else", model_policy="allow").train.max_length == 2_368
+    for model in (str(tmp_path), "someone/else"):
+        assert 'model_policy = "allow" takes any causal model' in complaint({"model": model})
 
 
 def test_a_preview_leaves_open_what_only_the_hub_knows() -> None:
