@@ -112,6 +112,10 @@ def train(parser: ArgumentParser) -> None:
     one = "one value over all files, for example train.steps=30; may be repeated"
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="k=v", help=one)
     parser.add_argument("--dry-run", action="store_true", help="check the config, print the spec, submit nothing")
+    parser.add_argument("--cost", action="store_true", help="rows, tokens, time and price; needs no stack")
+    parser.add_argument("--env", type=Path, metavar="PATH", help="with --cost: the environment's folder or file")
+    price = "with --cost: of an hour; default: FLASH_PRICE_PER_HOUR"
+    parser.add_argument("--price-per-hour", metavar="P", help=price)
     parser.add_argument("--background", action="store_true", help="submit and return")
 
 

@@ -48,7 +48,7 @@ def tokens(spec: RunSpec, lengths: Lengths) -> str:
 def steps(spec: RunSpec, train: TrainSpec, planned: Plan) -> str:
     if spec.algorithm == "grpo":
         return f"{planned.steps:,}"
-    told = f"{planned.steps:,}, {train.epochs} epochs of {planned.rows:,} rows"
+    told = f"{planned.steps:,}, {train.epochs} epoch{'' if train.epochs == 1 else 's'} of {planned.rows:,} rows"
     return told + (f", at most {train.max_steps:,}" if train.max_steps else "")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -11,11 +12,13 @@ import msgspec
 from cli import contexts, metrics, output, planned
 from cli.runs import as_data, show_faults
 from cli.session import stack
+from cli.speeds import remember
 from cli.watching import Counter, detached, watch, ways_back
 from flash import client
 from flash.artifacts import pack
 from flash.bus import Bus
 from flash.client import RunView, Survey
+from flash.client.speed import speed_of
 from flash.config.differences import differences
 from flash.config.keys import RunConfig
 from flash.config.resolving import WarmStart, new_run_id, preview, require_environment, resolve
@@ -24,13 +27,18 @@ from flash.config.secrets import find
 from flash.contracts.access import org_of
 from flash.contracts.requests import EnvironmentVersion
 from flash.contracts.spec import RunSpec
-from flash.errors import FlashError
+from flash.errors import BusError, FlashError
 
 FAILED = 1
 
 
 async def train(options: Namespace) -> int | None:
     config = load(options.config, options.overlays, options.sets, say=output.note)
+    if options.cost:
+        from cli.costing import cost
+
+        await cost(config, options)
+        return None
     run_id = new_run_id(time.time())
     if options.dry_run:
         org = org_of(contexts.token(options))
@@ -70,6 +78,7 @@ async def train(options: Namespace) -> int | None:
         except asyncio.CancelledError:
             output.note(detached(run_id))
             raise
+        await _remember_speed(bus, seen, options)
     if output.wants_json(options):
         output.data(as_data(seen))
     _sum_up(seen)
@@ -112,6 +121,13 @@ def _changes(config: Path, environment: EnvironmentVersion) -> str:
         f"note: {folder} differs from {environment.id}@{environment.version}, which the run uses; "
         f"`flash env push --name {name} {folder}` publishes it"
     )
+
+
+async def _remember_speed(bus: Bus, seen: RunView, options: Namespace) -> None:
+    """What the next `--cost` reckons with."""
+    with suppress(BusError):  # the run is over, whoever is away now
+        if speed := await speed_of(bus, seen.run_id):
+            remember(options.home, seen.spec["model"], seen.spec["algorithm"], speed)
 
 
 def _sum_up(seen: RunView) -> None:

@@ -42,6 +42,8 @@ class FakeStack:
     """What happens to a run once it is submitted."""
     check: CheckReport = field(default_factory=lambda: CheckReport(rows={"train": 3, "eval": 2}))
     prepared: PreparedRows = field(default_factory=lambda: PreparedRows(rows=3, digest="a1"))
+    steps_taken: int = 0
+    """As `runs` tells it of every run."""
     answer: str = "four"
     records: MemoryRecords = field(default_factory=MemoryRecords)
     store: MemoryStore = field(default_factory=MemoryStore)
@@ -129,7 +131,7 @@ class FakeStack:
             model=spec.model,
             environment=f"{spec.environment.id}@{spec.environment.version}",
             submitted_at=1000.0,
-            step=0,
+            step=self.steps_taken,
             steps=0,
         )
 
