@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from flash.contracts.base import Request, Role, Scope, Token
+from flash.contracts.base import Request, Role, Token
 from flash.contracts.keys import environment_org, orgs_of
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Message, PolicyRef, Verdict
@@ -208,7 +208,6 @@ class EpisodeStart(Request, frozen=True, kw_only=True):
     run_id: Token
     example: Example
     count: int
-    scope: Scope = "train"
 
 
 class HeldRequest(Request, frozen=True, kw_only=True):
@@ -292,16 +291,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     name: str = ""
     waiting_for: str = ""
-    """What a queued, planning or running run waits for."""
-    position: int = 0
-    """How many runs must go on or end before it is its turn, itself included; 0: it is not in a queue."""
-    attempt: int = 1
-    retries: list[str] = []
-    """Why the run changed hands, one reason a time."""
-    warnings: list[str] = []
-    """Of this attempt."""
-    ended_at: float = 0.0
-    """Seconds since the epoch; 0: not yet."""
+    """What a queued or running run waits for."""
 
 
 class RunSubmit(Request, frozen=True, kw_only=True):
@@ -328,36 +318,9 @@ class RunCancel(Request, frozen=True, kw_only=True):
     run_id: Token
 
 
-class RunResume(Request, frozen=True, kw_only=True):
-    """Reopen a failed or cancelled run from its newest checkpoint."""
-
-    name: ClassVar[str] = "run.resume"
-    service: ClassVar[str] = "scheduler"
-    reply: ClassVar[type[msgspec.Struct]] = RunState
-
-    org: Token
-    run_id: Token
-    attempt: int
-    """The one that is to begin: asked for twice, it begins once."""
-
-
-class RunGet(Request, frozen=True, kw_only=True):
-    """How does the run stand, and what does it wait for?"""
-
-    name: ClassVar[str] = "run.get"
-    service: ClassVar[str] = "scheduler"
-    reply: ClassVar[type[msgspec.Struct]] = RunState
-    role: ClassVar[Role] = "reader"
-
-    org: Token
-    run_id: Token
-
-
 class RunListing(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[RunState]
     """Newest first."""
-    total: int = 0
-    """How many such runs there are, limit and offset aside."""
 
 
 class RunList(Request, frozen=True, kw_only=True):
@@ -367,11 +330,6 @@ class RunList(Request, frozen=True, kw_only=True):
     role: ClassVar[Role] = "reader"
 
     org: Token
-    states: list[str] = []
-    """Only those in one of these; empty: all."""
-    limit: int = 500
-    """At most 500."""
-    offset: int = 0
 
 
 # recorder

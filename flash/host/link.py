@@ -10,12 +10,12 @@ import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 import envsdk
-from flash.contracts.values import Fault
+from flash.contracts.values import Example, Fault, FaultKind, Metric, Verdict
 from flash.host import child
 from flash.host.child.frames import FRAME_BYTES, SPARES, VERSION, Config, Further, Question
 from flash.host.sandbox import EGRESS_SOCKET, LOOPBACK, Bounds, Cell, Egress, chosen, private_bytes
@@ -37,6 +37,14 @@ _VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_WORDS = " ".join(
+    (
+        *(name for kind in (Described, Verdict, Metric, Fault, Example) for name in kind.__struct_fields__),
+        *get_args(FaultKind),
+        "assistant system content messages answer failed timeout oversize memory",
+    )
+)
+"""What frames are made of. A secret that is part of it is none, and to mask it would spoil every frame."""
 _THREADS_A_FORK = 17
 _WATCHED_S = 0.1
 """How often the memory of a host without a cgroup is counted while something is worked at; else ten times as seldom."""
@@ -125,7 +133,7 @@ class Link(asyncio.Protocol):
         egress = await _egress(spec, cell)
         process = cell.spawn(arguments, theirs.fileno(), _VARIABLES, cell.egress_path if egress else "")
         theirs.close()
-        link = cls(process, cell, egress, spec.secrets.values())
+        link = cls(process, cell, egress, [value for value in spec.secrets.values() if value not in _WORDS])
         await loop.create_connection(lambda: link, sock=ours)
         link._send(_config(spec, cell, egress is not None))
         if cell.is_watched:

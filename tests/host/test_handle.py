@@ -429,6 +429,15 @@ async def test_what_a_run_declares_as_secret_is_masked_wherever_it_is_told(start
     assert "sk-4711-secret" not in f"{raised.fault.message} {raised.fault.traceback}"
 
 
+async def test_a_secret_that_is_a_word_of_the_protocol_does_not_spoil_it(start: StartHost) -> None:
+    host = await start(secrets={"MODE": "reward", "KIND": "timed-out", "ROLE": "assistant"})
+
+    verdicts = await score(host, "ok", "= RewardResult(1.0, metadata={'mode': os.environ['MODE']})")
+
+    assert rewards(verdicts) == [1.0, 1.0]
+    assert verdicts[1].metadata == {"mode": "reward"}
+
+
 async def test_rows_are_rendered_in_pages(start: StartHost) -> None:
     lines = "\n".join(json.dumps({"input": f"q{row}", "output": row} if row else {"input": "q0"}) for row in range(5))
     host = await start(files={"dataset/train.jsonl": lines, "TRAINING_CONTRACT.md": "be brief"})
