@@ -25,7 +25,7 @@ from flash.config.resolving import WarmStart, new_run_id, preview, require_envir
 from flash.config.run import load
 from flash.config.secrets import find
 from flash.contracts.access import org_of
-from flash.contracts.requests import EnvironmentVersion
+from flash.contracts.requests import EnvironmentVersion, RecorderKey
 from flash.contracts.spec import RunSpec
 from flash.errors import BusError, FlashError
 
@@ -65,6 +65,8 @@ async def train(options: Namespace) -> int | None:
         for name in secrets.too_short:
             output.note(f"note: the secret {name} is too short to be masked where the environment tells it")
         sealed = await client.sealed_for_run(bus, spec, given, say=output.note)
+        if spec.wandb:
+            sealed |= await _board_key(bus, spec, options.config)
         found = await _surveyed(bus, spec, sealed)
         for line in planned.lines(spec, found, differences(config)):
             output.note(line)
@@ -89,6 +91,17 @@ async def _surveyed(bus: Bus, spec: RunSpec, sealed: Mapping[str, bytes]) -> Sur
     """The run's rows, all right and counted. Raises a FlashError with the sentence on what is wrong with them."""
     with Counter("looked at", lambda done, total: f"{done:,} of {total:,} rows") as counter:
         return await client.survey(bus, spec, sealed.get("scorer", b""), say=output.note, progress=counter.show)
+
+
+async def _board_key(bus: Bus, spec: RunSpec, config: Path) -> dict[str, bytes]:
+    """The key of Weights & Biases, sealed to the recorders, which alone speak to it."""
+    found = find(["WANDB_API_KEY"], config)
+    if found.missing:
+        output.note(
+            "note: the config has [wandb], but WANDB_API_KEY is set neither in your shell nor in .env or .env.local: "
+            "the run is not shown on Weights & Biases"
+        )
+    return await client.sealed_for_run(bus, spec, found.values, RecorderKey, say=output.note)
 
 
 async def _warm_start(bus: Bus, config: RunConfig) -> WarmStart | None:

@@ -14,6 +14,7 @@ from flash.errors import ConfigError
 from flash.models import ModelCard
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_WANDB_PROJECT = re.compile(r"[^/\\#?%:\x00-\x1f]{1,128}")
 
 
 def complaints(config: RunConfig, model_card: ModelCard) -> Iterator[str]:
@@ -25,6 +26,11 @@ def complaints(config: RunConfig, model_card: ModelCard) -> Iterator[str]:
     for name in config.environment.secrets:
         if name in config.worker_env:
             yield f"worker_env.{name} is also a name under environment.secrets: remove one of them"
+    if config.wandb and not _WANDB_PROJECT.fullmatch(config.wandb.project):
+        yield (
+            f"wandb.project is {shown(config.wandb.project)}, but a name of 1 to 128 characters is wanted, none of "
+            "them one of / \\ # ? % :"
+        )
 
 
 def warnings(config: RunConfig) -> Iterator[str]:

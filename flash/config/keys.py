@@ -115,6 +115,15 @@ class GrpoTrain(Train):
     """Every token of a rollout gets the advantage of the whole."""
 
 
+class Wandb(Section):
+    """Show the run on Weights & Biases: with the `WANDB_API_KEY` of whoever submits it, from the shell or `.env`."""
+
+    project: str = "flash"
+    """Of the account that the key belongs to; made when it is not there."""
+    run_name: str = ""
+    """What the run is called there. Empty: its `name`, else its id."""
+
+
 ALGORITHMS: Mapping[str, type[SftTrain] | type[GrpoTrain]] = {"sft": SftTrain, "grpo": GrpoTrain}
 
 
@@ -140,6 +149,8 @@ class RunConfig(Section):
     """Why it was made."""
     environment: Environment = Environment()
     train: SftTrain | GrpoTrain
+    wandb: Wandb | None = None
+    """Shown there where this table is written, be it empty."""
     worker_env: dict[str, str] = {}
     """Environment variables that the environment sees, as they are written here: harmless labels and switches. They are
     part of the run's spec; what is secret belongs in `environment.secrets`."""

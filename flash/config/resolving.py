@@ -11,7 +11,7 @@ import msgspec
 from flash.config.keys import GrpoTrain, RunConfig
 from flash.config.requirements import normal_form
 from flash.contracts.requests import EnvironmentVersion
-from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
+from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec, WandbSpec
 from flash.contracts.values import PolicyRef
 from flash.errors import ConfigError
 from flash.models import pool_of
@@ -108,6 +108,7 @@ def resolve(
         sampling=sampling,
         train=spec,
         reference=warm_start.reference if warm_start else config.model,
+        wandb=WandbSpec(**config.wandb.model_dump()) if config.wandb else None,
         name=config.name,
         tags=config.tags,
         note=config.note,

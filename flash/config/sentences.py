@@ -4,16 +4,18 @@ import difflib
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from flash.config.keys import ALGORITHMS, Environment, RunConfig
+from flash.config.keys import ALGORITHMS, Environment, RunConfig, Section, Wandb
 
 LATER = {
     "notify": "this version of Flash sends no notifications: remove it, and `flash status RUN -f` follows a run",
 }
 """Keys of the product that this version does not do anything with yet."""
+TABLES: Mapping[str, type[Section]] = {"environment": Environment, "wandb": Wandb}
 MANAGED = frozenset(
     {"gpu", "gpus", "resources", "retries", "max_retries", "max_wall_seconds", "wall_clock", "wall_clock_s", "storage",
      "disk", "hf_repo"}
@@ -93,7 +95,7 @@ def _unknown(loc: tuple[Any, ...], algorithm: str) -> str:
                 )
         known = list(ALGORITHMS[algorithm].model_fields)
     else:
-        known = list(Environment.model_fields if loc[0] == "environment" else RunConfig.model_fields)
+        known = list(TABLES.get(str(loc[0]), RunConfig).model_fields)
     if near := difflib.get_close_matches(last, known, n=1):
         return f"{key} is unknown: did you mean {named(*loc[:-1], near[0])}?"
     if table := _table_of(last):

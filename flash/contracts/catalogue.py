@@ -59,6 +59,7 @@ REQUESTS: tuple[type[Request], ...] = (
     requests.RunSubmit,
     requests.RunCancel,
     requests.RunList,
+    requests.RecorderKey,
     requests.EventsFind,
     record.RolloutsFind,
     record.RolloutsExport,

@@ -335,6 +335,14 @@ class RunList(Request, frozen=True, kw_only=True):
 # recorder
 
 
+class RecorderKey(Request, frozen=True, kw_only=True):
+    """To which key is the key of Weights & Biases sealed?"""
+
+    name: ClassVar[str] = "key.fetch"
+    service: ClassVar[str] = "recorder"
+    reply: ClassVar[type[msgspec.Struct]] = SealingKey
+
+
 class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A fact as the stream holds it."""
 

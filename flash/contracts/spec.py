@@ -70,6 +70,14 @@ class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_sequences: list[str] = []
 
 
+class WandbSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run is shown on Weights & Biases, where a key came with it."""
+
+    project: str
+    run_name: str = ""
+    """Empty: as the run is called."""
+
+
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A run, as the scheduler accepted it. Stored under `runs/<run>/spec.json`."""
 
@@ -96,6 +104,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How people name that policy: a base model, or `RUN/step-N`."""
     max_examples: int = 0
     """How many rows an evaluation plays; 0: all."""
+    wandb: WandbSpec | None = None
     name: str = ""
     tags: list[str] = []
     note: str = ""

@@ -11,6 +11,7 @@ async def serve(part: process.Process, settings: Settings) -> None:
     recorder = Recorder(part.bus, part.store, settings, now=time.time)
     part.spawn(recorder.watch())
     await part.answer("recorder", recorder.answers())
+    await part.bus.listen(*recorder.subscriptions())
 
 
 if __name__ == "__main__":

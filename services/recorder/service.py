@@ -8,13 +8,15 @@ from typing import Any
 
 import msgspec
 
-from flash.bus import Bus
+from flash.bus import Bus, Shared
 from flash.contracts.base import Event, Request
 from flash.contracts.catalogue import EVENTS, kind_of, noun_pattern
 from flash.contracts.record import RolloutsExport, RolloutsFind
-from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent
+from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent, RecorderKey, SealingKey
 from flash.errors import Refused
+from flash.secrets import KeyPair
 from flash.store import Store
+from services.recorder.boards import Boards
 from services.recorder.book import address
 from services.recorder.parquet import read_events
 from services.recorder.rollouts import Rollouts
@@ -36,9 +38,15 @@ class Recorder:
         self._shelf = Shelf(store, settings.home / "record", settings.cache_bytes)
         self.writer = Writer(bus, store, bus.records("recorder"), self._shelf, settings, now=now)
         self._rollouts = Rollouts(store, self._shelf, self.writer, settings)
+        self._keys = KeyPair.kept(settings.key_file or settings.home / "keys" / "recorder")
+        self._boards = Boards(bus, store, self._keys, settings)
+
+    def subscriptions(self) -> tuple[Shared, ...]:
+        return self._boards.subscriptions()
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
         return {
+            RecorderKey: self.on_key_fetch,
             EventsFind: self.on_events_find,
             RolloutsFind: self._rollouts.find,
             RolloutsExport: self._rollouts.export,
@@ -51,6 +59,9 @@ class Recorder:
 
     async def close(self) -> None:
         await self._rollouts.close()
+
+    async def on_key_fetch(self, request: RecorderKey) -> SealingKey:
+        return SealingKey(public=self._keys.public)
 
     async def on_events_find(self, request: EventsFind) -> EventsPage:
         """A page of what was said after a position; waits for news if there is none and the asker wants to."""

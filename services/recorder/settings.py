@@ -1,5 +1,7 @@
 """What a recorder is told."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from flash.config.settings import ServiceSettings
@@ -8,6 +10,17 @@ from flash.config.settings import ServiceSettings
 class Settings(ServiceSettings, frozen=True):
     """Settings of one recorder."""
 
+    key_file: Path | None = None
+    """The private key that W&B's keys are sealed to, the same for all recorders; None: `keys/recorder` in the home
+    folder, made when it is not there."""
+    wandb_url: str = "https://api.wandb.ai"
+    """Where Weights & Biases is: a server of one's own, perhaps."""
+    max_boards: int = Field(16, ge=1)
+    """How many runs are shown on W&B at a time, by a process each; further ones wait."""
+    board_begin_s: float = Field(90.0, gt=0)
+    """How long W&B may take to begin a run before it is tried again."""
+    board_wait_s: float = Field(3600.0, gt=0)
+    """How long W&B may be out of reach after a run's end before what it lacks is given up."""
     page_events: int = Field(500, ge=1)
     """How many facts one answer holds at most."""
     page_bytes: int = Field(512 << 10, ge=1)

@@ -9,7 +9,7 @@ import pytest
 
 from cli.__main__ import main
 from flash.bus.memory import MemoryBus
-from flash.contracts.requests import ScorerKey, SealingKey
+from flash.contracts.requests import RecorderKey, ScorerKey, SealingKey
 from flash.secrets import KeyPair, of_archive, of_run
 
 CANARY = "sk-4711-canary"
@@ -52,17 +52,18 @@ def judged(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def pool(fake_stack: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> KeyPair:
-    """The scorers' keys, which the stack tells when it is asked."""
+    """The scorers' keys, and the recorders', which the stack tells when it is asked."""
     pair = KeyPair.kept(tmp_path / "keys/scorer")
     connect: Callable[..., Any] = fake_stack.connect
 
     async def with_key(*args: Any, **named: Any) -> MemoryBus:
         bus: MemoryBus = await connect(*args, **named)
 
-        async def tell(request: ScorerKey) -> SealingKey:
+        async def tell(request: ScorerKey | RecorderKey) -> SealingKey:
             return SealingKey(public=pair.public)
 
         await bus.answer("scorer", {ScorerKey: tell})
+        await bus.answer("recorder", {RecorderKey: tell})
         return bus
 
     monkeypatch.setattr("cli.session.connect", with_key)
@@ -155,6 +156,28 @@ def test_a_run_is_given_its_secrets_sealed_for_it_alone(
     told = "".join(capfd.readouterr())
     assert "secrets     JUDGE_KEY\n" in told
     assert "canary" not in told
+
+
+@pytest.mark.parametrize("key", [CANARY, ""])
+def test_the_key_of_wandb_goes_to_the_recorders(
+    judged: Path, pool: KeyPair, fake_stack: Any, capfd: pytest.CaptureFixture[str], key: str
+) -> None:
+    (judged / ".env").write_text(f"JUDGE_KEY=for-the-judge\nWANDB_API_KEY={key}\n")
+    with (judged / "configs/rl.toml").open("a") as config:
+        config.write('[wandb]\nrun_name = "third try"\n')
+    assert main(["env", "push", "--name", "judged"]) == 0
+
+    assert main(["train", "configs/rl.toml", "--background"]) == 0
+
+    [spec], [sealed] = fake_stack.specs, fake_stack.sealed
+    assert (spec.wandb.project, spec.wandb.run_name) == ("flash", "third try")
+    told = "".join(capfd.readouterr())
+    if key:
+        assert pool.open(sealed["recorder"], of_run("local", spec.run_id)) == {"WANDB_API_KEY": CANARY}
+        assert "canary" not in told
+    else:
+        assert sealed.keys() == {"scorer"}
+        assert "WANDB_API_KEY is set neither in your shell nor in .env" in told
 
 
 def test_an_evaluation_is_a_run_with_secrets_too(

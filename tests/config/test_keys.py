@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -286,6 +286,27 @@ KEYS: dict[str, Key] = {
     "train.credit": Key(
         default="episode", valid=["episode"], errors=[("turn", "only 'episode' is known")], beside=GRPO
     ),
+    "wandb": Key(
+        default=None,
+        valid=[],
+        errors=[
+            (True, TABLE.format("wandb")),
+            ({"projct": "p"}, "wandb.projct is unknown: did you mean wandb.project?"),
+        ],
+    ),
+    "wandb.project": Key(
+        default="flash",
+        valid=["my project", "x" * 128],
+        errors=[
+            (3, 'a text is wanted: write "3"'),
+            ("", "a name of 1 to 128 characters is wanted, none of them one of / \\ # ? % :"),
+            ("team/project", "a name of 1 to 128 characters is wanted, none of them one of / \\ # ? % :"),
+        ],
+        beside={"wandb": {}},
+    ),
+    "wandb.run_name": Key(
+        default="", valid=["third try"], errors=[(3, 'a text is wanted: write "3"')], beside={"wandb": {}}
+    ),
     "worker_env": Key(
         default={},
         valid=[{"FEATURE_FLAG": "enabled", "MAX_TOKENS": "3", "EMPTY": ""}],
@@ -334,8 +355,9 @@ def keys_of(section: type[Section], above: str = "") -> Iterator[str]:
     for name, about in section.model_fields.items():
         yield above + name
         for kind in ALGORITHMS.values() if name == "train" else [about.annotation]:
-            if isinstance(kind, type) and issubclass(kind, Section):
-                yield from keys_of(kind, f"{above}{name}.")
+            for table in [kind, *get_args(kind)]:
+                if isinstance(table, type) and issubclass(table, Section):
+                    yield from keys_of(table, f"{above}{name}.")
 
 
 def test_every_key_there_is_stands_in_the_table() -> None:
