@@ -12,7 +12,7 @@ from cli import contexts, output
 from cli.contexts import Context
 from cli.session import quiet, stack
 from flash.client import connect
-from flash.client.connection import ALIAS, TOKEN_VARIABLE, token_of
+from flash.client.connection import ALIAS, TOKEN_VARIABLE, URL_VARIABLE, token_of
 from flash.client.tokens import create_org, create_token, revoke_token, tokens, whose
 from flash.contracts.access import Caller, id_of, is_org, is_token
 from flash.errors import ConfigError
@@ -98,7 +98,8 @@ def _wanted(options: Namespace) -> tuple[str, Context]:
     known = contexts.read(options.home).contexts
     if not options.url and options.context in known:
         return options.context, known[options.context]
-    url = options.url if not options.url or "://" in options.url else f"nats://{options.url}"
+    given = options.url or os.environ.get(URL_VARIABLE, "")
+    url = given if not given or "://" in given else f"nats://{given}"
     name = options.context or (contexts.host(url) if url else contexts.HERE)
     token = token_of({n: os.environ[n] for n in (TOKEN_VARIABLE, ALIAS) if n in os.environ}) or _asked()
     if token and not is_token(token):

@@ -17,8 +17,7 @@ class Records(Protocol):
 
     async def get(self, id: str) -> bytes | None: ...
 
-    async def all(self, under: str = "") -> Mapping[str, bytes]:
-        """Every document, or those whose ids begin with `under` and a dot."""
+    async def all(self) -> Mapping[str, bytes]: ...
 
 
 class MemoryRecords:
@@ -38,9 +37,8 @@ class MemoryRecords:
     async def get(self, id: str) -> bytes | None:
         return self._documents.get(id)
 
-    async def all(self, under: str = "") -> Mapping[str, bytes]:
-        prefix = f"{under}." if under else ""
-        return {id: document for id, document in self._documents.items() if id.startswith(prefix)}
+    async def all(self) -> Mapping[str, bytes]:
+        return dict(self._documents)
 
 
 class TooBusy(FlashError):

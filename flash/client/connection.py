@@ -50,4 +50,4 @@ async def connect(
     from flash.store.memory import MemoryStore
 
     # Requests and replies fit into messages: what a client asks for never goes through the store.
-    return await connect_jetstream(url, MemoryStore(), name=name, token=token, timeout_s=CONNECT_S)
+    return await connect_jetstream(url, MemoryStore(), name=name, token=token, timeout_s=CONNECT_S, asks_only=True)

@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Sequence
 from flash.bus import Bus
 from flash.client.asking import Say, silence
 from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent
-from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed
+from flash.contracts.runs import LAST_WORDS, RunResumed
 from flash.errors import BusError
 
-LAST_WORDS = frozenset({RunCompleted.name, RunFailed.name, RunCancelled.name})
+_LAST_WORDS = frozenset(kind.name for kind in LAST_WORDS)
 
 
 def is_terminal(event: RecordedEvent) -> bool:
-    """This is the last that is said about a run's state."""
-    return event.event in LAST_WORDS
+    """With this an attempt is over, and the run unless it is resumed."""
+    return event.event in _LAST_WORDS
 
 
 async def follow(
@@ -29,12 +29,14 @@ async def follow(
     pause_s: float = 1.0,
     say: Say = silence,
 ) -> AsyncIterator[RecordedEvent]:
-    """What is said about a run after a place in the stream, as it is said; ends with the run's last word.
+    """What is said about a run after a place in the stream, as it is said; ends with the run's last word, unless it
+    was resumed since.
 
     A broken connection, or a recorder that is away, is waited out for `patience_s`; nothing is told twice or left out.
     """
     clock = asyncio.get_running_loop().time
     broken_since: float | None = None
+    is_over = False
     while True:
         request = EventsFind(org=bus.org, run_id=run_id, after=after, nouns=list(nouns), wait_s=wait_s)
         try:
@@ -49,9 +51,12 @@ async def follow(
             continue
         broken_since = None
         for event in page.events:
-            yield event
-            if is_terminal(event):
-                return
+            is_over = is_over and event.event != RunResumed.name
+            if not is_over:
+                yield event
+                is_over = is_terminal(event)
+        if is_over and not page.more:
+            return
         after = page.upto
 
 

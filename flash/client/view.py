@@ -25,6 +25,14 @@ class Save:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """How good a policy was."""
+
+    step: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class RunView:
     """What is known of a run."""
 
@@ -50,8 +58,14 @@ class RunView:
     submitted_at: float = 0.0
     ended_at: float = 0.0
     """Seconds since the epoch; 0: not yet."""
-    takeovers: int = 0
-    """How often another learner took the run over."""
+    attempt: int = 1
+    """The first, and one more each time the run was resumed."""
+    retries: tuple[str, ...] = ()
+    """Why the run changed hands, one reason a time."""
+    warnings: tuple[str, ...] = ()
+    """What a person should look at, of this attempt."""
+    evaluations: tuple[Evaluated, ...] = ()
+    """Of a training run's policies on its evaluation split, in the order they were told."""
 
     @property
     def is_over(self) -> bool:
@@ -89,18 +103,35 @@ def after(seen: RunView, event: RecordedEvent) -> RunView:
                 state="queued",
                 spec=body["spec"],
                 submitted_at=body["submitted_at"],
-                waiting_for="a scorer to prepare its dataset",
+                waiting_for="its turn",
             )
         case "dataset.requested":
-            return replace(seen, state="planning") if seen.state == "queued" else seen
+            preparing = "a scorer to prepare its dataset"
+            return replace(seen, state="planning", waiting_for=preparing) if seen.state == "queued" else seen
         case "dataset.failed":
             return _with_faults(seen, [body["fault"]], counted=0)
         case "run.planned":
             return replace(seen, state="planning", rows=body["rows"], steps=body["steps"], waiting_for="")
         case "run.started":
-            return replace(seen, state="running", waiting_for=f"a learner of pool {body['pool']}")
+            return replace(seen, state="planning", waiting_for=f"a learner of pool {body['pool']}")
         case "step.claimed":
-            return replace(seen, waiting_for="", takeovers=max(0, body["attempt"] - 1))
+            return seen if seen.is_over else replace(seen, state="running", waiting_for="")
+        case "run.retried":
+            return replace(seen, retries=(*seen.retries, body["reason"]))
+        case "run.warned":
+            return replace(seen, warnings=(*seen.warnings, body["message"]))
+        case "run.evaluated":
+            return replace(seen, evaluations=(*seen.evaluations, Evaluated(body["step"], body["metrics"])))
+        case "run.resumed":
+            return replace(
+                seen,
+                state="queued",
+                attempt=body["attempt"],
+                reason="",
+                waiting_for="its turn",
+                ended_at=0.0,
+                warnings=(),
+            )
         case "step.finished":
             return _stepped(seen, body)
         case "step.saved":

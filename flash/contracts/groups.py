@@ -37,9 +37,11 @@ class GroupGenerated(GroupEvent, frozen=True, kw_only=True):
     """The policy has played the example G times."""
 
     name: ClassVar[str] = "group.generated.v1"
-    address: ClassVar[tuple[str, ...]] = ("org", "run_id", "scope", "step", "group")
+    address: ClassVar[tuple[str, ...]] = ("org", "run_id", "attempt", "scope", "step", "group")
     wire = "msgpack"
 
+    attempt: int = 1
+    """That of the request. What an earlier one left unscored is told again, as it was, and not sampled again."""
     example: Example
     policy: PolicyRef
     """The one that sampled."""
@@ -73,3 +75,12 @@ class GroupScored(GroupEvent, frozen=True, kw_only=True):
     environment_version: str = ""
     replica: str = ""
     took_s: float = 0.0
+
+
+class GroupCancelled(GroupEvent, frozen=True, kw_only=True):
+    """The attempt that wanted the group is over: somebody has dropped it."""
+
+    name: ClassVar[str] = "group.cancelled.v1"
+    address: ClassVar[tuple[str, ...]] = ("org", "run_id", "attempt", "scope", "step", "group")
+
+    attempt: int

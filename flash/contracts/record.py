@@ -12,8 +12,10 @@ class RecordClosed(RunEvent, frozen=True, kw_only=True):
     """A run that is over is written down: nothing of it is awaited any more."""
 
     name: ClassVar[str] = "record.closed.v1"
-    address: ClassVar[tuple[str, ...]] = ("org", "run_id")
+    address: ClassVar[tuple[str, ...]] = ("org", "run_id", "attempt")
 
+    attempt: int = 1
+    """Of the run, which may be resumed, and be over again."""
     upto: int
     """The position of the stream up to which its facts were written; what comes later gets a further segment."""
 

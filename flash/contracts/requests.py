@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from flash.contracts.base import Request, Role, Token
+from flash.contracts.base import Request, Role, Scope, Token
 from flash.contracts.keys import environment_org, orgs_of
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Message, PolicyRef, Verdict
@@ -37,8 +37,6 @@ class EnvironmentVersion(msgspec.Struct, frozen=True, kw_only=True):
     """What the package's own TRAINING_CONTRACT.md says."""
     notes: list[str] = []
     """What that check could not look at, and why."""
-    withdrawn_at: float = 0.0
-    """Seconds since the epoch; 0: it can be used."""
 
 
 class EnvironmentUpload(Request, frozen=True, kw_only=True):
@@ -48,8 +46,6 @@ class EnvironmentUpload(Request, frozen=True, kw_only=True):
     service: ClassVar[str] = "hub"
     reply: ClassVar[type[msgspec.Struct]] = Done
 
-    org: Token
-    environment: EnvironmentName
     digest: str
     """sha256 of the whole archive, in hex."""
     part: int
@@ -94,7 +90,7 @@ class EnvironmentResolve(Request, frozen=True, kw_only=True):
 
 class EnvironmentListing(msgspec.Struct, frozen=True, kw_only=True):
     environments: list[EnvironmentVersion]
-    """The newest version of each, without its prompt text."""
+    """The newest version of each."""
 
 
 class EnvironmentPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +101,7 @@ class EnvironmentPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnvironmentFetch(Request, frozen=True, kw_only=True):
-    """Give the archive of this version, part by part, some megabytes at a time: ask again for what follows."""
+    """Give the archive of this version, part by part."""
 
     name: ClassVar[str] = "environment.fetch"
     service: ClassVar[str] = "hub"
@@ -115,20 +111,15 @@ class EnvironmentFetch(Request, frozen=True, kw_only=True):
 
     reference: str
     """`org/name@version`, as `environment.resolve` gives it; a bare id is the newest."""
-    start: int = 0
-    """Of the first byte that is wanted."""
 
     def orgs(self) -> tuple[str, ...]:
         return (self.reference.partition("/")[0],)
 
 
 class EnvironmentList(Request, frozen=True, kw_only=True):
-    """The environments of an organisation, by name."""
-
     name: ClassVar[str] = "environment.list"
     service: ClassVar[str] = "hub"
     reply: ClassVar[type[msgspec.Struct]] = EnvironmentListing
-    streams: ClassVar[bool] = True
     role: ClassVar[Role] = "reader"
 
     org: Token
@@ -217,6 +208,7 @@ class EpisodeStart(Request, frozen=True, kw_only=True):
     run_id: Token
     example: Example
     count: int
+    scope: Scope = "train"
 
 
 class HeldRequest(Request, frozen=True, kw_only=True):
@@ -300,7 +292,16 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     name: str = ""
     waiting_for: str = ""
-    """What a queued or running run waits for."""
+    """What a queued, planning or running run waits for."""
+    position: int = 0
+    """How many runs must go on or end before it is its turn, itself included; 0: it is not in a queue."""
+    attempt: int = 1
+    retries: list[str] = []
+    """Why the run changed hands, one reason a time."""
+    warnings: list[str] = []
+    """Of this attempt."""
+    ended_at: float = 0.0
+    """Seconds since the epoch; 0: not yet."""
 
 
 class RunSubmit(Request, frozen=True, kw_only=True):
@@ -327,9 +328,36 @@ class RunCancel(Request, frozen=True, kw_only=True):
     run_id: Token
 
 
+class RunResume(Request, frozen=True, kw_only=True):
+    """Reopen a failed or cancelled run from its newest checkpoint."""
+
+    name: ClassVar[str] = "run.resume"
+    service: ClassVar[str] = "scheduler"
+    reply: ClassVar[type[msgspec.Struct]] = RunState
+
+    org: Token
+    run_id: Token
+    attempt: int
+    """The one that is to begin: asked for twice, it begins once."""
+
+
+class RunGet(Request, frozen=True, kw_only=True):
+    """How does the run stand, and what does it wait for?"""
+
+    name: ClassVar[str] = "run.get"
+    service: ClassVar[str] = "scheduler"
+    reply: ClassVar[type[msgspec.Struct]] = RunState
+    role: ClassVar[Role] = "reader"
+
+    org: Token
+    run_id: Token
+
+
 class RunListing(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[RunState]
     """Newest first."""
+    total: int = 0
+    """How many such runs there are, limit and offset aside."""
 
 
 class RunList(Request, frozen=True, kw_only=True):
@@ -339,6 +367,11 @@ class RunList(Request, frozen=True, kw_only=True):
     role: ClassVar[Role] = "reader"
 
     org: Token
+    states: list[str] = []
+    """Only those in one of these; empty: all."""
+    limit: int = 500
+    """At most 500."""
+    offset: int = 0
 
 
 # recorder

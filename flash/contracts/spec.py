@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flash.contracts.base import Token
+from flash.contracts.base import Scope, Token
 from flash.contracts.values import PolicyRef
 
 Algorithm = Literal["sft", "grpo", "eval"]
@@ -59,6 +59,23 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     importance_correction: Literal["truncate", "none"] = "truncate"
     credit: Literal["episode"] = "episode"
     max_faults: float = 0.2
+    eval_every: int = 0
+    """Steps from one evaluation of the policy to the next; the start and the end are evaluated too. 0: none."""
+    eval_split: str = "eval"
+
+
+class PlatformSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What the platform decides, by the settings of its scheduler: no knobs of a run."""
+
+    retries: int = 5
+    """How many learners may take the run, one after the other, without finishing a step."""
+    wall_clock_s: float = 86_400.0
+    """How long an attempt may take from its start."""
+    warn_flat_steps: int = 3
+    """After so many steps in a row in which no group had anything to learn from, a person is warned."""
+    stop_flat_steps: int = 20
+    """After so many, and `stop_flat_rollouts`, the run fails."""
+    stop_flat_rollouts: int = 1_000
 
 
 class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +112,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The system text, from the params or the package."""
     thinking: bool = False
     sampling: SamplingSpec | None = None
-    """None for SFT, which samples nothing."""
+    """None for SFT that is not evaluated, which samples nothing."""
     train: TrainSpec | None = None
     """None for an evaluation, which trains nothing."""
     policy: PolicyRef = PolicyRef()
@@ -108,3 +125,13 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     tags: list[str] = []
     note: str = ""
+    platform: PlatformSpec = PlatformSpec()
+
+    def of(self, scope: Scope) -> "RunSpec":
+        """The spec as its groups of a scope see it: those that evaluate a training run's policies are one rollout each,
+        of its evaluation split.
+        """
+        if scope == "train" or self.train is None:
+            return self
+        sampling = self.sampling and msgspec.structs.replace(self.sampling, group_size=1)
+        return msgspec.structs.replace(self, split=self.train.eval_split, sampling=sampling)

@@ -25,6 +25,12 @@ class StepClaimed(StepEvent, frozen=True, kw_only=True):
 
     learner: str
     """The replica."""
+    reason: str = ""
+    """Why the one before it has lost the run, where this one knows."""
+    machine: str = ""
+    """Where it runs, as the kernel names this boot."""
+    memory_kills: int = 0
+    """How many processes the kernel of that machine had killed by then for want of memory."""
 
 
 class TrainedGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,5 +95,6 @@ class TrainingFailed(RunEvent, frozen=True, kw_only=True):
     address: ClassVar[tuple[str, ...]] = ("org", "run_id", "attempt")
 
     attempt: int
+    """Of the run, as `run.started` has it."""
     reason: str
     pool: Token = "unknown"

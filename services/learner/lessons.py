@@ -137,7 +137,9 @@ class GoldLessons:
         """Where the chunks lie, in order; waits until all are prepared."""
         wanted = ceil(self._started.rows / DATASET_CHUNK)
         keys: dict[int, str] = {}
-        async for told in self._bus.replay(DatasetPrepared.pattern(org=self._spec.org, run_id=self._spec.run_id)):
+        async for told in self._bus.replay(
+            DatasetPrepared.pattern(org=self._spec.org, run_id=self._spec.run_id, scope="train")
+        ):
             prepared = cast("DatasetPrepared", told.event)
             if prepared.chunk < wanted:
                 keys[prepared.chunk] = prepared.key

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import safetensors.torch
+import structlog
 import torch
 from peft import LoraConfig, PeftModel, TaskType
 from torch import Tensor
@@ -43,6 +44,8 @@ SMALLEST_CUT = 16
 LARGEST_CUT = 4_096
 """Tokens beyond which the 4-D mask itself becomes large."""
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -51,6 +54,9 @@ class Cut:
     max_tokens: int
     """Of a micro-batch."""
     threads: int = 1
+
+    def halved(self, times: int) -> "Cut":
+        return Cut(max(SMALLEST_CUT, self.max_tokens >> times), self.threads)
 
 
 @dataclass(frozen=True)
@@ -187,14 +193,17 @@ class Policy:
             while True:
                 try:
                     return self._update(trees, loss, learning_rate, cut, wanted)
-                except torch.cuda.OutOfMemoryError as error:
+                except (MemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
                     torch.cuda.empty_cache()
                     if cut.max_tokens // 2 < SMALLEST_CUT:
                         raise CannotTrain(
-                            f"the GPU's memory does not hold {cut.max_tokens} tokens of this model in training: "
-                            "lower train.max_length or lora_rank, or use a larger GPU"
+                            f"memory does not hold {cut.max_tokens} tokens of this model in training: "
+                            "lower train.max_length or lora_rank, or use a machine with more"
                         ) from error
-                    cut = Cut(max_tokens=cut.max_tokens // 2, threads=cut.threads)
+                    log.warning("memory.exhausted", max_tokens=cut.max_tokens)
+                    cut = cut.halved(1)
 
     def files(self) -> dict[str, bytes]:
         """The adapter in PEFT's format: the same weights always give the same bytes."""
@@ -315,6 +324,13 @@ class Policy:
 def digest_of(files: Mapping[str, bytes]) -> str:
     """What an adapter is known by: sha256 of its weights, in hex."""
     return hashlib.sha256(files[WEIGHTS]).hexdigest()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a CPU torch says it in words only."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def _linear_layers(model: Any) -> list[str]:

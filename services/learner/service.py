@@ -8,26 +8,27 @@ import msgspec
 import structlog
 
 from flash.bus import Bus, EveryReplica, Shared
-from flash.contracts.base import Event, Request, RunEvent, Token
+from flash.contracts.base import Event, Request, Token
 from flash.contracts.catalogue import noun_pattern
 from flash.contracts.groups import GroupScored
 from flash.contracts.keys import spec_key
-from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed, RunStarted
+from flash.contracts.runs import ENDS, AttemptEvent, RunResumed, RunStarted
 from flash.contracts.spec import RunSpec
 from flash.contracts.steps import StepClaimed, TrainingFailed
 from flash.store import Store
+from services.learner import machine
 from services.learner.failures import CannotTrain, RunOver
 from services.learner.gather import Groups
 from services.learner.lessons import GoldLessons, GroupLessons, Lessons, Render
 from services.learner.over import Over
 from services.learner.policy import Base, Cut
-from services.learner.recorded import Recorded
+from services.learner.recorded import Recorded, lost_to_memory
 from services.learner.settings import Settings
 from services.learner.training import Training
 
-ENDS: tuple[type[RunEvent], ...] = (RunCancelRequested, RunCancelled, RunFailed, RunCompleted)
 MAX_RAISES = 1_000
 """How often a handler may raise on one run: the scheduler, which counts takeovers, ends it long before."""
+OUT_OF_MEMORY = "the machine's memory was full, and the kernel killed somebody: on with half the micro-batch"
 
 log = structlog.get_logger()
 
@@ -45,8 +46,10 @@ class Learner:
         max_tokens = settings.max_tokens_per_forward or base.tokens_in(settings.forward_bytes)
         self._cut = Cut(max_tokens, settings.threads)
         self._turn = asyncio.Lock()
-        self._at_work: dict[Over, tuple[str, str]] = {}
-        """Organisation and run of each invocation."""
+        self._at_work: dict[Over, RunStarted] = {}
+        """What each invocation works at."""
+        self._lost: dict[tuple[str, str], str] = {}
+        """Why this replica lost a run."""
         self._claims = 0
 
     def subscriptions(self) -> tuple[Shared | EveryReplica, ...]:
@@ -67,15 +70,15 @@ class Learner:
     def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
         return {}
 
-    async def on_run_ended(self, event: RunEvent) -> None:
-        for over, run in self._at_work.items():
-            if run == (event.org, event.run_id):
+    async def on_run_ended(self, event: AttemptEvent) -> None:
+        for over, started in self._at_work.items():
+            if (started.org, started.run_id) == (event.org, event.run_id) and started.attempt <= event.attempt:
                 over.say()
 
     async def on_run_started(self, event: RunStarted) -> AsyncIterator[Event]:
         """Train the run, from where whoever had it before left it."""
         over = Over()
-        self._at_work[over] = (event.org, event.run_id)
+        self._at_work[over] = event
         try:
             if await self._has_ended(event):
                 return
@@ -94,7 +97,7 @@ class Learner:
                 started=event,
                 attempt=claim.attempt,
                 recorded=recorded,
-                cut=self._cut,
+                cut=self._cut.halved(recorded.memory_losses),
                 over=over,
             )
             lessons: Lessons | None = None
@@ -121,7 +124,10 @@ class Learner:
                 log.info("run.left", run_id=event.run_id)
             except CannotTrain as error:
                 log.warning("training.failed", run_id=event.run_id, reason=str(error))
-                yield _failed(event, claim.attempt, str(error))
+                yield _failed(event, str(error))
+            except Exception as error:
+                self._lost[event.org, event.run_id] = f"{type(error).__name__}: {error}"
+                raise
             finally:
                 if lessons is not None:
                     await lessons.close()
@@ -130,18 +136,31 @@ class Learner:
             del self._at_work[over]
 
     async def _has_ended(self, event: RunStarted) -> bool:
+        run = {"org": event.org, "run_id": event.run_id}
         for kind in ENDS:
-            if await self._bus.last(kind.pattern(org=event.org, run_id=event.run_id)) is not None:
+            if await self._bus.last(kind.pattern(**run, attempt=event.attempt)) is not None:
                 return True
-        return False
+        resumed = await self._bus.last(RunResumed.pattern(**run))
+        return resumed is not None and isinstance(resumed.event, RunResumed) and resumed.event.attempt > event.attempt
 
     async def _claim(self, event: RunStarted) -> StepClaimed:
         told = await self._bus.last(StepClaimed.pattern(org=event.org, run_id=event.run_id))
-        before = told.event.attempt if told and isinstance(told.event, StepClaimed) else 0
+        before = told.event if told and isinstance(told.event, StepClaimed) else None
         self._claims += 1
         # Numbered, so that two invocations of one replica never say the same claim: the second is refused.
         learner = f"{self._settings.replica}#{self._claims}"
-        return StepClaimed(org=event.org, run_id=event.run_id, attempt=before + 1, learner=learner)
+        claim = StepClaimed(
+            org=event.org,
+            run_id=event.run_id,
+            attempt=before.attempt + 1 if before else 1,
+            learner=learner,
+            reason=self._lost.pop((event.org, event.run_id), ""),
+            machine=machine.boot_id(),
+            memory_kills=machine.memory_kills(),
+        )
+        if before and not claim.reason and lost_to_memory(before, claim):
+            return msgspec.structs.replace(claim, reason=OUT_OF_MEMORY)
+        return claim
 
     async def _recorded(self, event: RunStarted) -> Recorded:
         patterns = noun_pattern("step", event.org, event.run_id)
@@ -166,7 +185,7 @@ class Learner:
         return GroupLessons(groups, spec)
 
     def _give_up(self, event: RunStarted, reason: str) -> list[Event]:
-        return [_failed(event, event.attempt, reason)]
+        return [_failed(event, reason)]
 
 
 async def _cancel(work: asyncio.Future[Any]) -> None:
@@ -177,5 +196,5 @@ async def _cancel(work: asyncio.Future[Any]) -> None:
         work.exception()
 
 
-def _failed(event: RunStarted, attempt: int, reason: str) -> TrainingFailed:
-    return TrainingFailed(org=event.org, run_id=event.run_id, attempt=attempt, reason=reason, pool=event.pool)
+def _failed(event: RunStarted, reason: str) -> TrainingFailed:
+    return TrainingFailed(org=event.org, run_id=event.run_id, attempt=event.attempt, reason=reason, pool=event.pool)

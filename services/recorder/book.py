@@ -12,14 +12,12 @@ import msgspec
 
 from flash.bus import Entry
 from flash.contracts.catalogue import kind_of
-from flash.contracts.groups import GroupRequested, GroupScored
+from flash.contracts.groups import GroupCancelled, GroupRequested, GroupScored
 from flash.contracts.record import RecordClosed
-from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunSubmitted
+from flash.contracts.runs import LAST_WORDS, RunResumed, RunSubmitted
 from flash.contracts.steps import StepFinished, StepSaved
 from flash.contracts.values import PolicyRef
 from services.recorder.parquet import ScoredGroup
-
-LAST_WORDS = (RunCompleted, RunFailed, RunCancelled)
 
 GroupKey = tuple[str, int, int]
 """Scope, step and index."""
@@ -40,6 +38,17 @@ class LastWord:
 
     sequence: int
     time: float
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """A group that was asked for."""
+
+    sequence: int
+    """Where, for the first time."""
+    attempt: int
+    """Which asked for it last."""
 
 
 @dataclass
@@ -52,8 +61,8 @@ class Pages:
     """Scored groups whose step is not finished."""
     complete: list[tuple[int, ScoredGroup]] = field(default_factory=list)
     """Groups to be written, each with the position at which it became so."""
-    unsettled: dict[GroupKey, int] = field(default_factory=dict)
-    """Groups that were asked for and are not scored, with the position of the request."""
+    unsettled: dict[GroupKey, Awaited] = field(default_factory=dict)
+    """Groups that were asked for, and are neither scored nor dropped."""
     finished: int = 0
     """The newest finished step: what is scored for it or earlier ones again is a double."""
     saved: bool = False
@@ -98,7 +107,12 @@ class Book:
             pages.events.append(entry)
             self.num_bytes += len(entry.body)
         if kind is GroupRequested:
-            pages.unsettled.setdefault(_group(said), entry.sequence)
+            first = pages.unsettled.get(_group(said))
+            pages.unsettled[_group(said)] = Awaited(first.sequence if first else entry.sequence, int(said["attempt"]))
+        elif kind is GroupCancelled:
+            awaited = pages.unsettled.get(_group(said))
+            if awaited is not None and awaited.attempt <= int(said["attempt"]):
+                del pages.unsettled[_group(said)]
         elif kind is GroupScored:
             pages.unsettled.pop(_group(said), None)
             if said["scope"] == "train" and int(said["step"]) <= pages.finished:
@@ -115,8 +129,11 @@ class Book:
         elif kind is StepSaved:
             pages.saved = True
         elif kind in LAST_WORDS:
-            pages.ended = LastWord(entry.sequence, entry.time)
+            pages.ended = LastWord(entry.sequence, entry.time, int(said["attempt"]))
             self._complete(pages, entry.sequence, dict.fromkeys(sorted(pages.waiting)))
+
+        elif kind is RunResumed:
+            pages.ended, pages.is_closed = None, False
 
     def segments(self, upto: int) -> Iterator[Segment]:
         """What is to be written of each run up to a position."""
@@ -144,14 +161,14 @@ class Book:
                 continue
             needed += [entry.sequence for entry in pages.waiting.values()]
             needed += [group.entry.sequence for at, group in pages.complete if at > upto]
-            needed += [] if pages.ended else pages.unsettled.values()
+            needed += [] if pages.ended else [awaited.sequence for awaited in pages.unsettled.values()]
             needed += [pages.ended.sequence] if pages.ended else []
         return min(needed) - 1
 
     def closing(self, now: float, settle_s: float) -> list[RecordClosed]:
         """The runs that are written to their end, and of which nothing more is awaited."""
         return [
-            RecordClosed(org=pages.org, run_id=run_id, upto=self.written)
+            RecordClosed(org=pages.org, run_id=run_id, attempt=pages.ended.attempt, upto=self.written)
             for run_id, pages in self._runs.items()
             if pages.ended and not pages.is_closed and pages.ended.sequence <= self.written
             if not pages.unsettled or pages.ended.time + settle_s <= now

@@ -14,10 +14,11 @@ import structlog
 
 from flash import chaos
 from flash.bus import Bus, Entry
+from flash.contracts.runs import LAST_WORDS, AttemptEvent, RunResumed
 from flash.contracts.steps import StepFinished
 from flash.records import Records
 from flash.store import Store
-from services.recorder.book import LAST_WORDS, Book, LastWord, Segment
+from services.recorder.book import Book, LastWord, Segment
 from services.recorder.parquet import events_file, rollouts_file
 from services.recorder.settings import Settings
 from services.recorder.shelf import Shelf
@@ -84,11 +85,14 @@ class Writer:
                     await self._room.wait()
 
     async def _ended_before(self, entry: Entry, org: str, run_id: str) -> LastWord | None:
-        for kind in LAST_WORDS:
-            told = await self._bus.last(kind.pattern(org=org, run_id=run_id))
-            if told is not None and told.sequence < entry.sequence:
-                return LastWord(told.sequence, told.time)
-        return None
+        ended = None
+        kinds: tuple[type[AttemptEvent], ...] = (*LAST_WORDS, RunResumed)
+        patterns = [kind.pattern(org=org, run_id=run_id) for kind in kinds]
+        async for told in self._bus.history(*patterns):
+            if told.sequence < entry.sequence and isinstance(told.event, AttemptEvent):
+                is_over = not isinstance(told.event, RunResumed)
+                ended = LastWord(told.sequence, told.time, told.event.attempt) if is_over else None
+        return ended
 
     async def _finished_before(self, entry: Entry, org: str, run_id: str) -> int:
         newest = 0

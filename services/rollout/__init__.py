@@ -1,7 +1,7 @@
 """Rollout: plays examples with the current policy, group by group, token in, token out.
 
 Hears    group.requested, step.finished, step.diverged, run.cancel-requested, run.completed, run.failed, run.cancelled
-Says     group.generated, group.scored
+Says     group.generated, group.cancelled, group.scored
 Answers  generate, dataset.measure
 Keeps    nothing but a cache of adapters on this machine
 """

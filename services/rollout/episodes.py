@@ -233,7 +233,9 @@ class EpisodePlayer:
 
     async def _start(self, group: "_Group", count: int) -> EpisodesStarted:
         """Waits for a scorer, and for room on it. Raises EpisodesGone."""
-        request = EpisodeStart(run_id=group.spec.run_id, example=group.event.example, count=count)
+        request = EpisodeStart(
+            run_id=group.spec.run_id, example=group.event.example, count=count, scope=group.event.scope
+        )
         while True:
             try:
                 held: EpisodesStarted = await self._bus.ask(request, self._step_timeout_s)

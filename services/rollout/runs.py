@@ -20,15 +20,18 @@ class Runs:
     """Bounded: the run least lately heard of is forgotten first."""
 
     def __init__(self) -> None:
-        self._over: OrderedDict[RunKey, bool] = OrderedDict()
+        self._over: OrderedDict[RunKey, int] = OrderedDict()
+        """The newest attempt that is over; 0: none."""
         self._newest: OrderedDict[RunKey, PolicyRef] = OrderedDict()
 
-    def is_over(self, run: RunKey) -> bool | None:
+    def is_over(self, run: RunKey, attempt: int) -> bool | None:
         """None: nobody has told us, and nobody has asked."""
-        return self._over.get(run)
+        over = self._over.get(run)
+        return None if over is None else attempt <= over
 
-    def heard(self, run: RunKey, *, over: bool) -> None:
-        _remember(self._over, run, over or self._over.get(run, False))
+    def heard(self, run: RunKey, *, over: int) -> None:
+        """Attempts up to `over` are; 0: none is."""
+        _remember(self._over, run, max(over, self._over.get(run, 0)))
 
     def told(self, run: RunKey, policy: PolicyRef) -> None:
         """A newer policy of the run is out. Of one version the last told counts: a replay may have diverged."""

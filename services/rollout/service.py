@@ -9,13 +9,13 @@ import structlog
 
 from flash import chaos
 from flash.bus import Bus, EveryReplica, Shared
-from flash.contracts.base import Event, Request, RunEvent, Token
-from flash.contracts.groups import GroupGenerated, GroupRequested, GroupScored
+from flash.contracts.base import Event, Request, Token
+from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupRequested, GroupScored
 from flash.contracts.keys import dataset_key, spec_key
 from flash.contracts.packing import pack_floats, pack_ids
 from flash.contracts.preparing import DatasetMeasure, RowLengths
 from flash.contracts.requests import Generate, GeneratedText
-from flash.contracts.runs import RunCancelled, RunCancelRequested, RunCompleted, RunFailed
+from flash.contracts.runs import ENDS, AttemptEvent
 from flash.contracts.spec import RunSpec, SamplingSpec
 from flash.contracts.steps import StepDiverged, StepFinished
 from flash.contracts.values import Example, Fault, PolicyRef, Rollout, Verdict
@@ -32,8 +32,6 @@ from services.rollout.thoughts import thinking_tokens
 
 Measure = Callable[[Sequence[Example], RunSpec], RowLengths]
 """How long rows are for the pool's model."""
-
-ENDS: tuple[type[RunEvent], ...] = (RunCancelRequested, RunCancelled, RunFailed, RunCompleted)
 
 log = structlog.get_logger()
 
@@ -65,7 +63,8 @@ class Player:
         self._measure = measure
         self._runs = Runs()
         self._specs: dict[str, RunSpec] = {}
-        self._playing: dict[asyncio.Future[Any], RunKey] = {}
+        self._playing: dict[asyncio.Future[Any], tuple[RunKey, int]] = {}
+        """Run and attempt of each group in hand."""
         self._episodes = EpisodePlayer(
             bus, engine, render, follow, step_timeout_s=settings.step_timeout_s, renew_s=settings.episode_renew_s,
             clock=clock,
@@ -91,25 +90,29 @@ class Player:
     async def on_policy(self, event: StepFinished | StepDiverged) -> None:
         self._runs.told(run_key(event), event.policy)
 
-    async def on_run_ended(self, event: RunEvent) -> None:
-        self._runs.heard(run_key(event), over=True)
+    async def on_run_ended(self, event: AttemptEvent) -> None:
+        self._runs.heard(run_key(event), over=event.attempt)
         self._specs.pop(event.run_id, None)
-        for playing, run in self._playing.items():
-            if run == run_key(event):
+        for playing, (run, attempt) in self._playing.items():
+            if run == run_key(event) and attempt <= event.attempt:
                 playing.cancel()
 
     async def on_group_requested(self, event: GroupRequested) -> list[Event]:
-        """Play the group, unless its run is over or somebody has played it."""
-        if self._runs.is_finished(event) or await self._is_over(event) or await self._is_told(event):
+        """Play the group, unless its attempt is over or somebody has played it."""
+        if self._runs.is_finished(event):
             return []
+        if await self._is_over(event):
+            return [_cancelled(event)]
+        if (told := await self._told(event)) is not None:
+            return told
         chaos.point("before-generate")
         began = self._clock()
-        spec = await self._spec(event.run_id)
+        spec = (await self._spec(event.run_id)).of(event.scope)
         policy = self._runs.policy_for(event)
         try:
             played = await self._while_wanted(event, self._played(event, spec, policy))
         except RunIsOver:
-            return []
+            return [_cancelled(event)]
         chaos.point("generated")
         took_s = round(self._clock() - began, 4)
         prompt, rollouts = played.prompt, played.rollouts
@@ -120,16 +123,17 @@ class Player:
         )  # fmt: skip
         return [
             GroupGenerated(
-                org=event.org, run_id=event.run_id, scope=event.scope, step=event.step, group=event.group,
-                example=event.example, policy=policy, prompt_ids=pack_ids(prompt.ids), prompt_opened=prompt.opened,
-                rollouts=rollouts, verdicts=played.verdicts, replica=self._settings.replica, took_s=took_s,
+                org=event.org, run_id=event.run_id, attempt=event.attempt, scope=event.scope, step=event.step,
+                group=event.group, example=event.example, policy=policy, prompt_ids=pack_ids(prompt.ids),
+                prompt_opened=prompt.opened, rollouts=rollouts, verdicts=played.verdicts,
+                replica=self._settings.replica, took_s=took_s,
             )
         ]  # fmt: skip
 
     def give_up(self, event: GroupRequested, reason: str) -> list[Event]:
         """Each rollout of the group is a fault. Of a run whose spec could not be read, one stands for all."""
         spec = self._specs.get(event.run_id)
-        return [given_up(event, reason, _sampling(spec).group_size if spec else 1)]
+        return [given_up(event, reason, _sampling(spec.of(event.scope)).group_size if spec else 1)]
 
     async def on_generate(self, request: Generate) -> AsyncIterator[GeneratedText]:
         """One answer, piece by piece."""
@@ -178,11 +182,11 @@ class Player:
         """Raises RunIsOver when the run ends meanwhile: its rows are freed at once."""
         run = run_key(event)
         playing = asyncio.ensure_future(work)
-        self._playing[playing] = run
+        self._playing[playing] = run, event.attempt
         try:
             return await playing
         except asyncio.CancelledError:
-            if playing.cancelled() and self._runs.is_over(run):
+            if playing.cancelled() and self._runs.is_over(run, event.attempt):
                 raise RunIsOver from None
             raise
         finally:
@@ -192,17 +196,26 @@ class Player:
     async def _is_over(self, event: GroupRequested) -> bool:
         """What was said before we listened is asked for once; what comes later we hear."""
         run = run_key(event)
-        if (known := self._runs.is_over(run)) is not None:
+        if (known := self._runs.is_over(run, event.attempt)) is not None:
             return known
         lasts = [await self._bus.last(kind.pattern(org=event.org, run_id=event.run_id)) for kind in ENDS]
-        self._runs.heard(run, over=any(lasts))
-        return bool(self._runs.is_over(run))
+        ended = (last.event.attempt for last in lasts if last and isinstance(last.event, AttemptEvent))
+        self._runs.heard(run, over=max(ended, default=0))
+        return bool(self._runs.is_over(run, event.attempt))
 
-    async def _is_told(self, event: GroupRequested) -> bool:
+    async def _told(self, event: GroupRequested) -> list[Event] | None:
+        """What follows where the group was played before: nothing, if it is scored or about to be. What an attempt that
+        is over left unscored is told again for this one. None: nobody has played it.
+        """
         where = {"org": event.org, "run_id": event.run_id, "scope": event.scope, "step": event.step}
-        kinds = (GroupGenerated, GroupScored)
-        told = [await self._bus.last(kind.pattern(**where, group=event.group)) for kind in kinds]
-        return any(told)
+        if await self._bus.last(GroupScored.pattern(**where, group=event.group)):
+            return []
+        told = await self._bus.last(GroupGenerated.pattern(**where, group=event.group))
+        if told is None:
+            return None
+        assert isinstance(told.event, GroupGenerated)
+        again = told.event.attempt < event.attempt
+        return [msgspec.structs.replace(told.event, attempt=event.attempt)] if again else []
 
     async def _spec(self, run_id: str) -> RunSpec:
         if run_id not in self._specs:
@@ -246,6 +259,12 @@ def given_up(event: GroupRequested, reason: str, group_size: int) -> GroupScored
         example=event.example, policy=event.policy, prompt_ids=b"", rollouts=[rollout] * group_size,
         verdicts=[Verdict(fault=rollout.fault)] * group_size,
     )  # fmt: skip
+
+
+def _cancelled(event: GroupRequested) -> GroupCancelled:
+    return GroupCancelled(
+        org=event.org, run_id=event.run_id, attempt=event.attempt, scope=event.scope, step=event.step, group=event.group
+    )
 
 
 def _faulted(message: str) -> Rollout:

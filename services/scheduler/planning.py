@@ -31,6 +31,11 @@ def rows_of_step(plan: Plan, seed: int, step: int) -> tuple[int, ...]:
     return _permutation(plan.rows, seed, epoch)[begin : begin + plan.prompts_per_step]
 
 
+def is_evaluated(step: int, *, every: int, steps: int) -> bool:
+    """Whether the policy that a step made is evaluated: the start, every so many steps, and the end."""
+    return every > 0 and (step % every == 0 or step == steps)
+
+
 @lru_cache(maxsize=16)
 def _chunks_of_steps(plan: Plan, seed: int) -> tuple[int, ...]:
     chunks: dict[int, None] = {}

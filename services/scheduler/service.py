@@ -1,8 +1,11 @@
 """The scheduler: folds what is said about every run, and says what follows."""
 
 import asyncio
+import shutil
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,28 +13,36 @@ import msgspec
 import structlog
 
 from flash import chaos
-from flash.bus import Bus
-from flash.contracts.base import Event, Request, RunEvent
+from flash.bus import Bus, Told
+from flash.contracts.base import Event, Request, RunEvent, Scope
 from flash.contracts.groups import GroupRequested, GroupScored
 from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
-from flash.contracts.requests import RunCancel, RunList, RunListing, RunState, RunSubmit
+from flash.contracts.requests import RunCancel, RunGet, RunList, RunListing, RunResume, RunState, RunSubmit
 from flash.contracts.runs import (
     DatasetFailed,
     DatasetPrepared,
+    DatasetRequested,
     RunCancelled,
     RunCancelRequested,
     RunCompleted,
+    RunEvaluated,
     RunFailed,
     RunPlanned,
+    RunResumed,
+    RunRetried,
     RunStarted,
     RunSubmitted,
+    RunWarned,
 )
 from flash.contracts.spec import RunSpec
 from flash.contracts.steps import StepClaimed, StepFinished, StepSaved, TrainingFailed
 from flash.contracts.values import Example
-from flash.errors import AlreadyThere, NotFound, Refused
+from flash.errors import AlreadyThere, BusError, NobodyAnswers, NotFound, Refused, StoreError
 from flash.store import Store
-from services.scheduler.runs import Run, WantedGroup, after, follows, submitted, wanted_groups
+from services.scheduler.following import WantedGroup, follows, wanted_groups
+from services.scheduler.guards import overdue
+from services.scheduler.queue import Surroundings, admitted, described
+from services.scheduler.runs import Run, after, submitted
 from services.scheduler.settings import Settings
 from services.scheduler.starting import check_start
 
@@ -39,12 +50,16 @@ HEARD: tuple[str, ...] = (
     *(
         kind.pattern()
         for kind in (
-            RunSubmitted, RunPlanned, RunStarted, RunCancelRequested, RunCompleted, RunFailed, RunCancelled,
-            DatasetPrepared, DatasetFailed, StepClaimed, StepFinished, StepSaved, TrainingFailed,
+            RunSubmitted, RunPlanned, RunStarted, RunRetried, RunWarned, RunEvaluated, RunResumed, RunCancelRequested,
+            RunCompleted, RunFailed, RunCancelled, DatasetRequested, DatasetPrepared, DatasetFailed, StepClaimed,
+            StepFinished, StepSaved, TrainingFailed,
         )
     ),
     GroupScored.pattern(scope="eval"),
 )  # fmt: skip
+READY_S = 8.0
+"""How long somebody who asks waits for a scheduler that has not read everything yet."""
+MOST_LISTED = 500
 
 log = structlog.get_logger()
 
@@ -54,57 +69,135 @@ class Scheduler:
     and two at once say the same things.
     """
 
-    def __init__(self, bus: Bus, store: Store, settings: Settings, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store,
+        settings: Settings,
+        now: Callable[[], float],
+        free_bytes: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`free_bytes`: how much room the stack's disk has."""
         self._bus = bus
         self._store = store
         self._settings = settings
         self._now = now
+        self._free_bytes = free_bytes
+        self._around = Surroundings(wanted_bytes=settings.min_free_bytes)
         self._runs: dict[str, Run] = {}
-        self._asked: dict[str, set[tuple[int, int]]] = {}
+        self._live: dict[str, Run] = {}
+        """Those whose last word is not told."""
+        self._called: set[str] = set()
+        """Those that have heard that it is their turn."""
+        self._asked: dict[str, set[tuple[Scope, int, int]]] = {}
         self._chunks: dict[str, list[Example]] = {}
+        self._caught_up = asyncio.Event()
+        self._saying = asyncio.Lock()
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Awaitable[Any]]]:
-        return {RunSubmit: self.on_run_submit, RunCancel: self.on_run_cancel, RunList: self.on_run_list}
+        return {
+            RunSubmit: self.on_run_submit,
+            RunCancel: self.on_run_cancel,
+            RunResume: self.on_run_resume,
+            RunGet: self.on_run_get,
+            RunList: self.on_run_list,
+        }
 
     async def watch(self) -> None:
         """Fold the stream from its beginning; once caught up, say what follows for each run that has news."""
         news: dict[str, str] = {}
-        async for told in self._bus.replay(*HEARD):
-            assert isinstance(told.event, RunEvent)
-            self._fold(told.event)
-            news[told.event.run_id] = told.event.subject
+        position = 0
+        async for told in self._bus.history(*HEARD):
+            position = told.sequence
+            self._fold(told, news)
+        self._caught_up.set()
+        await self._tell(news)
+        async for told in self._bus.replay(*HEARD, after=position):
+            self._fold(told, news)
             if told.pending == 0:
-                for run_id, cause in news.items():
-                    await self._say_what_follows(run_id, cause)
+                await self._tell(news)
                 news.clear()
+
+    async def look_around(self) -> None:
+        """Beside `watch`, for whatever comes about without a word: time passes, disks fill, replicas come and go."""
+        await self._caught_up.wait()
+        while True:
+            await self._look()
+            stuck, now = self._around.obstacles, self._now()
+            for run in list(self._live.values()):
+                if not run.ending and (reason := overdue(run.started_at, now, run.spec.platform)):
+                    failed = RunFailed(org=run.spec.org, run_id=run.spec.run_id, attempt=run.attempt, reason=reason)
+                    await self._bus.publish(failed)
+            await self._tell(dict.fromkeys(stuck, ""))
+            await asyncio.sleep(self._settings.look_s)
 
     async def on_run_submit(self, request: RunSubmit) -> RunState:
         """Accept a run; the same `run_id` again is the same run."""
+        await self._ready()
         if request.spec.environment.secrets and "scorer" not in request.sealed:
             raise Refused("the run declares secrets, but none came with it: submit it with `flash train`")
         await check_start(self._bus, self._store, request.spec)
-        spec = await self._kept(request.spec)
+        spec = await self._kept(msgspec.structs.replace(request.spec, platform=self._settings.platform))
         for service, sealed in request.sealed.items():
             with suppress(AlreadyThere):
                 await self._store.put(sealed_key(spec.run_id, service), sealed, if_absent=True)
         if known := self._runs.get(spec.run_id):
-            return known.described()
+            return self._described(known)
         event = RunSubmitted(org=spec.org, run_id=spec.run_id, spec=spec, submitted_at=self._now())
         await self._bus.publish(event)
-        return submitted(event).described()
+        return self._described(self._runs.get(spec.run_id) or submitted(event))
 
     async def on_run_cancel(self, request: RunCancel) -> RunState:
+        run = await self._run(request)
+        if run.ending:
+            raise Refused(f"run {request.run_id} is {run.state} already: there is nothing to cancel")
+        await self._bus.publish(RunCancelRequested(org=request.org, run_id=request.run_id, attempt=run.attempt))
+        return self._described(run)
+
+    async def on_run_resume(self, request: RunResume) -> RunState:
+        """Reopen a run that has failed or was cancelled; the same attempt again is the same."""
+        run = await self._run(request)
+        if run.attempt >= request.attempt and not run.ending:
+            return self._described(run)
+        if run.ending is None or not run.ending.told:
+            raise Refused(f"run {request.run_id} is {run.state}: there is nothing to resume")
+        if run.ending.state == "done":
+            raise Refused(
+                f"run {request.run_id} is done and is not reopened: fork it, by a new run whose config says "
+                f'train.init_from_adapter = "{request.run_id}"'
+            )
+        event = RunResumed(org=request.org, run_id=request.run_id, attempt=run.attempt + 1, resumed_at=self._now())
+        await self._bus.publish(event)
+        return self._described(after(event, run, at=event.resumed_at))
+
+    async def on_run_get(self, request: RunGet) -> RunState:
+        return self._described(await self._run(request))
+
+    async def on_run_list(self, request: RunList) -> RunListing:
+        await self._ready()
+        mine = (run for run in self._runs.values() if run.spec.org == request.org)
+        found = [run for run in mine if not request.states or run.state in request.states]
+        found.sort(key=lambda run: -run.submitted_at)
+        page = found[max(0, request.offset) :][: max(0, min(request.limit, MOST_LISTED))]
+        return RunListing(runs=[self._described(run) for run in page], total=len(found))
+
+    async def _ready(self) -> None:
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._caught_up.wait()
+        except TimeoutError:
+            raise NobodyAnswers("the scheduler is still reading what was said before it started") from None
+
+    async def _run(self, request: RunCancel | RunResume | RunGet) -> Run:
+        """Somebody else's run is none."""
+        await self._ready()
         run = self._runs.get(request.run_id)
         if run is None or run.spec.org != request.org:
             raise NotFound(f"there is no run {request.run_id}: `flash runs` lists them")
-        if run.ending:
-            raise Refused(f"run {request.run_id} is {run.state} already: there is nothing to cancel")
-        await self._bus.publish(RunCancelRequested(org=request.org, run_id=request.run_id))
-        return run.described()
+        return run
 
-    async def on_run_list(self, request: RunList) -> RunListing:
-        runs = [run for run in self._runs.values() if run.spec.org == request.org]
-        return RunListing(runs=[r.described() for r in sorted(runs, key=lambda run: -run.submitted_at)])
+    def _described(self, run: Run) -> RunState:
+        return described(run, self._live.values(), self._around, most=self._settings.max_org_runs)
 
     async def _kept(self, spec: RunSpec) -> RunSpec:
         """The spec that stands under this run id: the first that was submitted."""
@@ -118,40 +211,67 @@ class Scheduler:
             return kept
         return spec
 
-    def _fold(self, event: RunEvent) -> None:
+    def _fold(self, told: Told, news: dict[str, str]) -> None:
+        event = told.event
+        assert isinstance(event, RunEvent)
         if isinstance(event, RunSubmitted):
-            self._runs.setdefault(event.run_id, submitted(event))
+            self._runs.setdefault(event.run_id, submitted(event, place=told.sequence))
         elif run := self._runs.get(event.run_id):
-            self._runs[event.run_id] = after(event, run, max_takeovers=self._settings.max_takeovers)
-
-    async def _say_what_follows(self, run_id: str, cause: str) -> None:
-        if (run := self._runs.get(run_id)) is None:
+            self._runs[event.run_id] = after(event, run, at=told.time, place=told.sequence)
+        else:
             return
+        run = self._runs[event.run_id]
+        if run.ending and run.ending.told:
+            self._forget(run)
+        else:
+            self._live[event.run_id] = run
+        news[event.run_id] = event.subject
+
+    async def _tell(self, news: Mapping[str, str]) -> None:
+        """Say what follows for runs that have news, and for those whose turn it has become."""
+        async with self._saying:
+            turn = admitted(self._live.values(), self._around, most=self._settings.max_org_runs)
+            obstacles = dict(self._around.obstacles)
+            for run_id in [*news, *(turn - self._called - news.keys())]:
+                obstacles.pop(run_id, None)
+                run = self._live.get(run_id)
+                if run is None or not (run.ending or run_id in turn):
+                    continue
+                try:
+                    await self._say_what_follows(run, news.get(run_id, ""))
+                    self._called.add(run_id)
+                except (BusError, StoreError) as error:
+                    log.warning("run.stuck", run_id=run_id, reason=str(error))
+                    obstacles[run_id] = f"storage, which says: {error}"
+            self._around = replace(self._around, obstacles=obstacles)
+
+    async def _say_what_follows(self, run: Run, cause: str) -> None:
         await self._say(follows(run), cause)
         if run.ending:
-            self._forget(run)
             return
-        asked = self._asked.setdefault(run_id, set())
+        asked = self._asked.setdefault(run.spec.run_id, set())
         wanted = [
-            w for w in wanted_groups(run, eval_window=self._settings.eval_window) if (w.step, w.group) not in asked
+            w
+            for w in wanted_groups(run, eval_window=self._settings.eval_window)
+            if (w.scope, w.step, w.group) not in asked
         ]
         chaos.point("before-asking")
         await self._say([await self._group_requested(run, group) for group in wanted], cause)
         chaos.point("asked")
-        asked.update((w.step, w.group) for w in wanted)
+        asked.update((w.scope, w.step, w.group) for w in wanted)
 
     async def _say(self, events: list[Event], cause: str) -> None:
         await asyncio.gather(*(self._bus.publish(event, caused_by=cause) for event in events))
 
     async def _group_requested(self, run: Run, wanted: WantedGroup) -> GroupRequested:
-        spec = run.spec
+        spec = run.spec.of(wanted.scope)
         return GroupRequested(
-            org=spec.org, run_id=spec.run_id, pool=spec.pool, attempt=max(run.attempt, 1), scope=wanted.scope,
-            step=wanted.step, group=wanted.group, example=await self._example(run, wanted.row), policy=wanted.policy,
+            org=spec.org, run_id=spec.run_id, pool=spec.pool, attempt=run.attempt, scope=wanted.scope,
+            step=wanted.step, group=wanted.group, example=await self._example(spec, wanted.row), policy=wanted.policy,
         )  # fmt: skip
 
-    async def _example(self, run: Run, row: int) -> Example:
-        key = dataset_key(run.spec, row // DATASET_CHUNK)
+    async def _example(self, spec: RunSpec, row: int) -> Example:
+        key = dataset_key(spec, row // DATASET_CHUNK)
         if key not in self._chunks:
             read = partial(msgspec.msgpack.decode, type=list[Example])
             self._chunks[key] = read(await self._store.get(key))
@@ -159,7 +279,35 @@ class Scheduler:
                 self._chunks.pop(next(iter(self._chunks)))
         return self._chunks[key][row % DATASET_CHUNK]
 
+    async def _look(self) -> None:
+        try:
+            replicas = await self._bus.replicas()
+        except BusError as error:
+            log.warning("replicas.unknown", reason=str(error))
+            return
+        serving: defaultdict[str, set[str]] = defaultdict(set)
+        for replica in replicas:
+            serving[replica.service].add(replica.metadata.get("pool", ""))
+        self._around = replace(
+            self._around,
+            serving={service: frozenset(pools) for service, pools in serving.items()},
+            free_bytes=await asyncio.to_thread(self._free_bytes),
+        )
+
     def _forget(self, run: Run) -> None:
         """Drop what only a live run needs."""
-        if self._asked.pop(run.spec.run_id, None) is not None:
-            log.info("run.ended", run_id=run.spec.run_id, state=run.state)
+        run_id = run.spec.run_id
+        self._called.discard(run_id)
+        self._asked.pop(run_id, None)
+        if self._live.pop(run_id, None) is not None and self._caught_up.is_set():
+            log.info("run.ended", run_id=run_id, state=run.state)
+
+
+def free_bytes_of(settings: Settings) -> int | None:
+    """Of the disk of `home`; None where nobody wants to know."""
+    if not settings.min_free_bytes:
+        return None
+    try:
+        return shutil.disk_usage(settings.home).free
+    except OSError:
+        return None

@@ -6,14 +6,18 @@ from typing import Any
 
 import msgspec
 
-from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupScored
 from flash.contracts.preparing import PreparedRows
 from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Rollout, Verdict
 
 _MISSING_NAMED = 100
-_CARRIED = tuple(field for field in GroupGenerated.__struct_fields__ if field not in ("verdicts", "replica", "took_s"))
+_CARRIED = tuple(
+    field
+    for field in GroupGenerated.__struct_fields__
+    if field in GroupScored.__struct_fields__ and field not in ("verdicts", "replica", "took_s")
+)
 
 
 def to_score(rollouts: Sequence[Rollout]) -> list[int]:
@@ -62,11 +66,19 @@ def prepared_rows(examples: Sequence[Example], total: int) -> PreparedRows:
     return PreparedRows(rows=total, digest=digest, missing_output=missing_output(examples))
 
 
+def group_cancelled(event: GroupGenerated) -> GroupCancelled:
+    """Nobody wants to know any more what it earns."""
+    return GroupCancelled(
+        org=event.org, run_id=event.run_id, attempt=event.attempt, scope=event.scope, step=event.step, group=event.group
+    )
+
+
 def dataset_prepared(event: DatasetRequested, examples: Sequence[Example], total: int, key: str) -> DatasetPrepared:
     return DatasetPrepared(
         org=event.org,
         run_id=event.run_id,
         chunk=event.chunk,
+        scope=event.scope,
         rows=total,
         key=key,
         missing_output=missing_output(examples),
@@ -74,7 +86,9 @@ def dataset_prepared(event: DatasetRequested, examples: Sequence[Example], total
 
 
 def dataset_failed(event: DatasetRequested, fault: Fault) -> DatasetFailed:
-    return DatasetFailed(org=event.org, run_id=event.run_id, chunk=event.chunk, fault=fault)
+    return DatasetFailed(
+        org=event.org, run_id=event.run_id, attempt=event.attempt, chunk=event.chunk, scope=event.scope, fault=fault
+    )
 
 
 def dataset_given_up(event: DatasetRequested, reason: str) -> list[DatasetFailed]:

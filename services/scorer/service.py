@@ -12,7 +12,7 @@ import structlog
 
 from flash import chaos
 from flash.bus import Bus, Shared
-from flash.contracts.base import Event, Request, RunEvent
+from flash.contracts.base import Event, Request
 from flash.contracts.groups import GroupGenerated, GroupScored
 from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
 from flash.contracts.preparing import DatasetPrepare, PreparedRows
@@ -28,7 +28,7 @@ from flash.contracts.requests import (
     SealingKey,
     Stepped,
 )
-from flash.contracts.runs import DatasetRequested, RunCancelled, RunCompleted, RunFailed
+from flash.contracts.runs import LAST_WORDS, DatasetRequested
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Verdict
 from flash.errors import AlreadyThere, CannotOpen, EnvironmentFault, NoSuchObject
@@ -44,6 +44,7 @@ from services.scorer.scoring import (
     decode_examples,
     encode_examples,
     every_verdict,
+    group_cancelled,
     group_given_up,
     group_scored,
     load_params,
@@ -65,7 +66,7 @@ class Scorer:
     def __init__(self, bus: Bus, store: Store, settings: Settings) -> None:
         self._bus, self._store, self._settings = bus, store, settings
         cache = settings.home / "cache"
-        self._archives = Archives(store, cache / "environments", settings.archive_limits)
+        self._archives = Archives(store, cache / "environments")
         self._hosts = Hosts(
             self._archives,
             RequirementSets(
@@ -147,10 +148,12 @@ class Scorer:
     async def on_group_generated(self, event: GroupGenerated) -> list[Event]:
         where = {"org": event.org, "run_id": event.run_id}
         scored = GroupScored.pattern(**where, scope=event.scope, step=event.step, group=event.group)
-        if await self._is_over(event) or (event.run_id not in self._quick and await self._bus.last(scored)):
+        if await self._is_over(event):
+            return [group_cancelled(event)]
+        if event.run_id not in self._quick and await self._bus.last(scored):
             return []
         began = time.monotonic()
-        spec = await self._spec(event.run_id)
+        spec = (await self._spec(event.run_id)).of(event.scope)
         chaos.point("before-score")
         verdicts = event.verdicts or await self._verdicts(event, spec)
         verdicts = shortened(event.rollouts, verdicts, spec.train.thinking_length_penalty_coef if spec.train else 0.0)
@@ -164,7 +167,7 @@ class Scorer:
     async def on_dataset_requested(self, event: DatasetRequested) -> list[Event]:
         if await self._is_over(event):
             return []
-        spec = await self._spec(event.run_id)
+        spec = (await self._spec(event.run_id)).of(event.scope)
         key = dataset_key(spec, event.chunk)
         try:
             examples, total = await self._rendered(spec, event.chunk)
@@ -184,7 +187,7 @@ class Scorer:
         return prepared_rows(examples, total)
 
     async def start_episodes(self, request: EpisodeStart) -> EpisodesStarted:
-        return await self._holder.start(request, await self._spec(request.run_id))
+        return await self._holder.start(request, (await self._spec(request.run_id)).of(request.scope))
 
     async def step_episode(self, request: EpisodeStep) -> Stepped:
         chaos.point("before-step")
@@ -297,13 +300,13 @@ class Scorer:
             self._specs[run_id] = spec
         return self._specs[run_id]
 
-    async def _is_over(self, event: RunEvent) -> bool:
-        """The run has had its last word: what is still asked for it is no longer wanted."""
+    async def _is_over(self, event: GroupGenerated | DatasetRequested) -> bool:
+        """Its attempt has had its last word: what is still asked for it is no longer wanted."""
         now = time.monotonic()
         if self._live_until.get(event.run_id, 0.0) > now:
             return False
-        newest = await self._bus.last(f"flash.run.*.v1.{event.org}.{event.run_id}")
-        if newest and isinstance(newest.event, RunCompleted | RunFailed | RunCancelled):
+        where = {"org": event.org, "run_id": event.run_id, "attempt": event.attempt}
+        if any([await self._bus.last(kind.pattern(**where)) for kind in LAST_WORDS]):
             return True
         self._live_until = {run: until for run, until in self._live_until.items() if until > now}
         self._quick &= {*self._live_until, event.run_id}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from flash.config.settings import ArchiveSettings, ServiceSettings
+from flash.config.settings import ServiceSettings
 
 
-class Settings(ServiceSettings, ArchiveSettings, frozen=True):
+class Settings(ServiceSettings, frozen=True):
     """Settings of one scorer."""
 
     key_file: Path | None = None

@@ -120,6 +120,20 @@ def test_a_login_is_kept_for_its_owner_alone_and_asked_from_then_on(
     assert json.loads(said("whoami", "--json")[1]) == told
 
 
+def test_a_login_without_an_argument_takes_what_the_environment_says_and_keeps_it(
+    said: Said, acme: str, stack: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that neither password nor token stands among the arguments: what compose prints."""
+    with monkeypatch.context() as patch:
+        patch.setenv("FLASH_URL", FAR)
+        patch.setenv("FLASH_TOKEN", acme)
+        code, _, _ = said("login")
+
+    assert code == 0
+    assert said("runs", "--json")[:2] == (0, "[]\n")
+    assert (stack.urls[-1], stack.listed) == (FAR, ["acme"])
+
+
 def test_a_token_that_is_refused_is_not_kept(said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     typed(minted("acme", "admin")[0], monkeypatch)
 

@@ -43,7 +43,7 @@ def fault(message: str) -> dict[str, str]:
 def test_a_new_run_is_queued_and_waits_for_its_dataset() -> None:
     found = seen(submitted())
 
-    assert (found.state, found.waiting_for, found.submitted_at) == ("queued", "a scorer to prepare its dataset", 5.0)
+    assert (found.state, found.waiting_for, found.submitted_at) == ("queued", "its turn", 5.0)
 
 
 def test_a_run_goes_from_queued_over_planning_and_running_to_done() -> None:
@@ -57,7 +57,7 @@ def test_a_run_goes_from_queued_over_planning_and_running_to_done() -> None:
     states = [folded(RunView(RUN), steps[: i + 1]).state for i in range(len(steps))]
     found = seen(*steps)
 
-    assert states == ["queued", *["planning"] * 2, *["running"] * 6, "done"]
+    assert states == ["queued", *["planning"] * 3, *["running"] * 5, "done"]
     assert (found.step, found.steps, found.rows, found.rollouts) == (2, 2, 9, 16)
     assert found.metrics == {"reward": 0.5, "kl": 0.1}
     assert found.rewards == (0.25, 0.5)
@@ -71,8 +71,17 @@ def test_a_started_run_waits_for_a_learner_until_one_claims_it() -> None:
     assert seen(*started, event("step_claimed", attempt=1, learner="l")).waiting_for == ""
 
 
-def test_takeovers_are_counted() -> None:
-    assert seen(submitted(), event("step_claimed", attempt=3, learner="l")).takeovers == 2
+def test_why_a_run_changed_hands_is_kept() -> None:
+    assert seen(submitted(), event("run_retried", claim=2, step=0, reason="power cut")).retries == ("power cut",)
+
+
+def test_a_resumed_run_is_queued_again_without_its_reason() -> None:
+    failed = [submitted(), event("run_failed", attempt=1, reason="no", fault=None)]
+
+    again = seen(*failed, event("run_resumed", attempt=2, resumed_at=9.0))
+
+    assert seen(*failed).reason == "no"
+    assert (again.state, again.attempt, again.reason, again.ended_at) == ("queued", 2, "", 0.0)
 
 
 def test_faults_are_counted_and_three_different_ones_are_kept() -> None:

@@ -24,7 +24,7 @@ def generated() -> GroupGenerated:
 
 
 def test_the_subject_of_a_fact_is_its_name_and_address() -> None:
-    assert generated().subject == "flash.group.generated.v1.local.r1.train.3.1"
+    assert generated().subject == "flash.group.generated.v1.local.r1.1.train.3.1"
     assert generated().group_id == "train-3-1"
 
 

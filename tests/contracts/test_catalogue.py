@@ -70,8 +70,9 @@ def test_a_subject_tells_which_fact_it_is() -> None:
 def test_the_facts_of_a_noun_about_one_run_leave_other_runs_out() -> None:
     assert noun_pattern("group", "local", "r1") == [
         "flash.group.requested.v1.*.local.r1.*.*.*.*",
-        "flash.group.generated.v1.local.r1.*.*.*",
+        "flash.group.generated.v1.local.r1.*.*.*.*",
         "flash.group.scored.v1.local.r1.*.*.*",
+        "flash.group.cancelled.v1.local.r1.*.*.*.*",
     ]
 
 

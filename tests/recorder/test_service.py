@@ -34,7 +34,7 @@ def scored() -> GroupScored:
 async def test_what_was_said_about_a_run_is_found_in_order_and_other_runs_are_not() -> None:
     bus = await recording()
     await bus.publish(RunCancelRequested(org="local", run_id="r1"))
-    await bus.publish(RunCancelled(org="local", run_id="r1"), caused_by="flash.run.cancel-requested.v1.local.r1")
+    await bus.publish(RunCancelled(org="local", run_id="r1"), caused_by="flash.run.cancel-requested.v1.local.r1.1")
     await bus.publish(RunCancelled(org="local", run_id="r2"))
 
     page = await bus.ask(EventsFind(org="local", run_id="r1"))

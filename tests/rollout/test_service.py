@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from flash.bus import Shared
-from flash.contracts.groups import GroupGenerated, GroupRequested, GroupScored
+from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupRequested, GroupScored
 from flash.contracts.keys import dataset_key
 from flash.contracts.packing import unpack_floats, unpack_ids
 from flash.contracts.preparing import DatasetMeasure
@@ -140,11 +140,26 @@ async def test_a_group_that_was_played_is_not_played_again(world: Any, requested
 
     replies = await world.player.on_group_requested(requested())
     await world.bus.publish(*replies)
-    again = await world.player.on_group_requested(requested(attempt=2))
+    again = await world.player.on_group_requested(requested())
 
     assert len(replies) == 1
     assert again == []
     assert len(world.engine.asked) == 1
+
+
+async def test_what_an_attempt_that_is_over_left_unscored_is_told_again_and_not_played_again(
+    world: Any, requested: Requested
+) -> None:
+    await world.run()
+    [first] = await world.player.on_group_requested(requested())
+    await world.bus.publish(first, RunCancelled(org="local", run_id="r1"))
+
+    [again] = await world.player.on_group_requested(requested(attempt=2))
+
+    assert again == msgspec.structs.replace(first, attempt=2)
+    assert len(world.engine.asked) == 1
+    await world.bus.publish(again)
+    assert await world.player.on_group_requested(requested(attempt=2)) == []
 
 
 async def test_the_same_request_gives_the_same_samples(world: Any, requested: Requested) -> None:
@@ -169,7 +184,8 @@ async def test_a_run_that_is_over_is_played_no_more(world: Any, requested: Reque
     await world.run()
     await world.bus.publish(end(org="local", run_id="r1", **({"reason": "x"} if end is RunFailed else {})))
 
-    assert await world.player.on_group_requested(requested()) == []  # said before this replica listened
+    [dropped] = await world.player.on_group_requested(requested())  # said before this replica listened
+    assert (type(dropped), dropped.attempt, dropped.group_id) == (GroupCancelled, 1, requested().group_id)
     assert world.engine.asked == []
 
 

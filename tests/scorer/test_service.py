@@ -13,11 +13,11 @@ import pytest
 from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
-from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupScored
 from flash.contracts.keys import dataset_key, spec_key
 from flash.contracts.preparing import DatasetPrepare, PreparedRows
 from flash.contracts.requests import CheckReport, EnvironmentCheck
-from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested, RunCompleted
+from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested, RunCancelled, RunCompleted
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.contracts.values import Example, Fault, PolicyRef, Rollout
 from flash.host.requirements import Installer
@@ -174,8 +174,18 @@ async def test_a_group_of_a_run_that_is_over_is_dropped(world: World) -> None:
     await world.spec()
     await world.bus.publish(RunCompleted(org="local", run_id="r1"))
 
-    assert await world.scorer.on_group_generated(generated("4")) == []
+    [dropped] = await world.scorer.on_group_generated(generated("4"))
+    assert (type(dropped), dropped.attempt, dropped.group_id) == (GroupCancelled, 1, generated("4").group_id)
     assert await world.scorer.on_dataset_requested(requested()) == []
+
+
+async def test_a_group_of_a_run_that_was_resumed_is_scored(world: World) -> None:
+    await world.spec()
+    await world.bus.publish(RunCancelled(org="local", run_id="r1"))
+
+    [scored] = await world.scorer.on_group_generated(generated("4", attempt=2))
+
+    assert [verdict.reward for verdict in scored.verdicts] == [1.0]
 
 
 async def test_a_group_that_is_scored_already_is_not_scored_again_where_that_takes_long(

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from flash.errors import ConfigError
@@ -22,6 +23,8 @@ from flash.host.sandbox import bubblewrap, cgroup
 VARIABLE = "FLASH_SANDBOX"
 Walls = Literal["bwrap", "landlock", "none"]
 _TRIED_S = 10.0
+_BECOMING = 1 << 0 | 1 << 6 | 1 << 7
+"""CAP_CHOWN, CAP_SETGID, CAP_SETUID: a folder for another uid, and to become it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Findings:
     seccomp: bool = False
     cgroup: bool = False
     root: bool = False
+    """It may also become somebody else."""
     refused: tuple[tuple[str, str], ...] = ()
     """What was tried in vain, and what it said."""
 
@@ -130,7 +134,7 @@ def found() -> Findings:
     """Tried once in a process."""
     if sys.platform != "linux":
         return Findings(refused=(("layers", f"{sys.platform} has none of them"),))
-    root = os.geteuid() == 0
+    root = os.geteuid() == 0 and _may_become_another()
     refused: list[tuple[str, str]] = []
     works = ("", False, False)
     for bwrap in bubblewrap.found():
@@ -153,6 +157,12 @@ def found() -> Findings:
     if not groups:
         refused.append(("cgroup", "none that this process may divide"))
     return Findings(*works, landlock_abi=abi, seccomp=filters, cgroup=groups, root=root, refused=tuple(refused))
+
+
+def _may_become_another() -> bool:
+    """Root, unless its container has taken that away."""
+    effective = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff"))
+    return int(effective.split()[1], 16) & _BECOMING == _BECOMING
 
 
 def _tried(bwrap: str, box: bubblewrap.Box) -> str:

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Makes, once, what the parts of compose.yaml know each other by, and writes it down for each as it wants to read it.
+# Nobody but root and the group that the services share may read it.
+set -eu
+umask 027
+cd "${1:-/keys}"
+
+secret() { # NAME: the same from one start to the next
+  [ -s "$1" ] || { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >".$1" && mv ".$1" "$1"; }
+  cat "$1"
+}
+written() { # NAME, content on stdin: there whole or not at all
+  cat >".$1" && mv ".$1" "$1"
+}
+
+services=$(secret services) people=$(secret people) objects=$(secret objects) operator=$(secret operator)
+printf 'SERVICES_PASSWORD: "%s"\nPEOPLE_PASSWORD: "%s"\n' "$services" "$people" | written nats.conf
+printf 'nats://services:%s@nats:4222' "$services" | written nats-url
+printf 's3://flash:%s@minio:9000/flash' "$objects" | written store-url
+printf 'flash_local_operator_%s' "$operator" | written operator-token
+printf "FLASH_URL='nats://people:%s@%s' FLASH_TOKEN='flash_local_operator_%s' flash login\n" \
+  "$people" "${FLASH_ADDRESS:-127.0.0.1:4222}" "$operator" | written login

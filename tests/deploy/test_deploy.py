@@ -1,0 +1,142 @@
+"""What compose.yaml mounts into its containers: the keys that are made once, and a bus that knows who may do what."""
+
+import asyncio
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nats
+import pytest
+
+from flash.bus.jetstream import connect
+from flash.bus.server import find_binary, free_port
+from flash.client import connect as connect_client
+from flash.config.settings import ServiceSettings
+from flash.contracts.requests import RunCancel, RunState
+from flash.contracts.runs import RunCancelRequested
+from flash.errors import BusError
+from flash.store.memory import MemoryStore
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell makes the keys")
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def made(folder: Path, **variables: str) -> dict[str, str]:
+    """What `keys` writes, by name."""
+    subprocess.run(["sh", DEPLOY / "keys.sh", folder], check=True, env={"PATH": os.environ["PATH"], **variables})
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_keys_are_made_once_and_only_their_group_reads_them(tmp_path: Path) -> None:
+    first = made(tmp_path)
+    again = made(tmp_path, FLASH_ADDRESS="10.1.2.3:5222")
+
+    secrets = {name: first[name] for name in ("services", "people", "objects", "operator")}
+    assert {len(secret) for secret in secrets.values()} == {64}
+    assert len(set(secrets.values())) == 4
+    assert secrets == {name: again[name] for name in secrets}
+    assert "@10.1.2.3:5222'" in again["login"]
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
+def test_a_service_finds_its_settings_in_the_keys(tmp_path: Path) -> None:
+    keys = made(tmp_path)
+
+    settings = ServiceSettings.from_env(
+        {
+            "FLASH_NATS_URL_FILE": str(tmp_path / "nats-url"),
+            "FLASH_STORE_URL_FILE": str(tmp_path / "store-url"),
+            "FLASH_OPERATOR_TOKEN_FILE": str(tmp_path / "operator-token"),
+        }
+    )
+
+    assert settings.nats_url == f"nats://services:{keys['services']}@nats:4222"
+    assert settings.store_url == f"s3://flash:{keys['objects']}@minio:9000/flash"
+    assert settings.operator_token == f"flash_local_operator_{keys['operator']}"
+
+
+@dataclass(frozen=True)
+class Served:
+    services_url: str
+    people: dict[str, str]
+    """The variables of the login line."""
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    """A server with the configuration of compose.yaml, but for its ports and folders."""
+    port = free_port()
+    (tmp_path / "keys").mkdir()
+    keys = made(tmp_path / "keys", FLASH_ADDRESS=f"127.0.0.1:{port}")
+    text = (DEPLOY / "nats.conf").read_text()
+    for said, here in (("0.0.0.0:4222", f"127.0.0.1:{port}"), ("127.0.0.1:8222", f"127.0.0.1:{free_port()}")):
+        assert said in text
+        text = text.replace(said, here)
+    (tmp_path / "nats.conf").write_text(text.replace("store_dir: /data", f'store_dir: "{tmp_path}/data"'))
+    server = await asyncio.create_subprocess_exec(
+        find_binary(), "-c", str(tmp_path / "nats.conf"), "-l", str(tmp_path / "nats.log")
+    )
+    variables = dict(word.split("=", 1) for word in shlex.split(keys["login"])[:2])
+    try:
+        yield Served(keys["nats-url"].replace("nats:4222", f"127.0.0.1:{port}"), variables)
+    finally:
+        server.terminate()
+        await server.wait()
+
+
+async def test_people_ask_and_can_neither_tell_facts_nor_read_them(served: Served) -> None:
+    scheduler = await connect(served.services_url, MemoryStore(), name="scheduler:1")
+    state = RunState(
+        run_id="r1", state="cancelled", algorithm="grpo", model="tiny", environment="local/sums",
+        submitted_at=1.0, step=0, steps=3,
+    )  # fmt: skip
+
+    async def cancel(request: RunCancel) -> RunState:
+        return state
+
+    await scheduler.answer("scheduler", {RunCancel: cancel})
+    person = await connect_client(environment=served.people)
+    try:
+        assert await person.ask(RunCancel(org="local", run_id="r1")) == state
+        assert [replica.id for replica in await person.replicas()] == ["1"]
+        assert await person.pools() == []
+
+        fact = RunCancelRequested(org="local", run_id="r1")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(person.publish(fact), 0.5)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(person.last(fact.pattern(org="local")), 0.5)
+        assert await scheduler.last(fact.pattern(org="local")) is None
+    finally:
+        await person.close(0)
+        await scheduler.close(0)
+
+
+async def test_people_hear_no_fact(served: Served) -> None:
+    scheduler = await connect(served.services_url, MemoryStore(), name="scheduler:1")
+    refused: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        refused.append(str(error).lower())
+
+    person = await nats.connect(served.people["FLASH_URL"], error_cb=on_error)
+    try:
+        for subject in ("flash.>", "ask.>"):
+            await person.subscribe(subject)
+        await person.flush()
+        await asyncio.sleep(0.1)
+    finally:
+        await person.close()
+        await scheduler.close(0)
+
+    assert [word for word in ("flash.>", "ask.>") if any(word in error for error in refused)] == ["flash.>", "ask.>"]
+
+
+async def test_nobody_comes_in_without_a_password(served: Served) -> None:
+    with pytest.raises(BusError, match="refuses us"):
+        await connect_client(environment={"FLASH_URL": f"nats://{served.people['FLASH_URL'].rpartition('@')[2]}"})
