@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "chat": Command("cli.chat", "chat", "talk to a base model or a checkpoint"),
     "models": Command("cli.models", "models", "the base models and their limits"),
     "models pull": Command("cli.models", "pull", "fetch a base model before it is needed"),
+    "gpus": Command("cli.models", "gpus", "the accelerators in the pools"),
 }
 
 HELP = """\

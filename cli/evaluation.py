@@ -228,6 +228,7 @@ async def _submitted(bus: Bus, options: Namespace) -> "_Watching":
     if reference.note:
         output.note(reference.note)
     spec = evaluation(environment, setup, reference, options, org=bus.org, run_id=new_run_id(time.time()))
+    await client.require_pool(bus, spec, say=output.note)
     output.note(f"{environment.id}@{environment.version}, split {spec.split}, {spec.reference}, run {spec.run_id}")
     sealed = await client.sealed_for_run(bus, spec, secrets, say=output.note)
     await client.submit(bus, spec, sealed, say=output.note)

@@ -1,11 +1,15 @@
-"""`flash models`: the base models, and fetching one before it is needed."""
+"""`flash models`: the base models, and fetching one before it is needed; `flash gpus`: what the pools compute on."""
 
 import sys
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from cli import output
 from flash.errors import NotFound
 from flash.models import ModelCard, cards, folder
+
+if TYPE_CHECKING:
+    from flash.client.serving import Member
 
 
 def models(options: Namespace) -> None:
@@ -13,9 +17,17 @@ def models(options: Namespace) -> None:
         output.data([_told(card, options) for card in cards()])
     elif sys.stdout.isatty():
         output.table(
-            ("MODEL", "PARAMETERS", "CONTEXT", "THINKING", "MAX RANK", "HERE"),
+            ("MODEL", "SIZE", "MEMORY", "CONTEXT", "THINKING", "RANK", "HERE"),
             [
-                (c.name, _count(c.parameters), f"{c.context:,}", c.thinking, c.max_lora_rank, _here(c, options))
+                (
+                    c.name,
+                    _count(c.parameters),
+                    _size(c.memory_bytes),
+                    f"{c.context:,}",
+                    c.thinking,
+                    c.max_lora_rank,
+                    _here(c, options),
+                )
                 for c in cards()
             ],
         )
@@ -44,6 +56,43 @@ def pull(options: Namespace) -> None:
         output.line(f"{options.model} is in {place}")
 
 
+async def gpus(options: Namespace) -> None:
+    from cli.session import stack
+    from flash import client
+
+    async with stack(options) as bus:
+        members = await client.pools(bus)
+    if output.wants_json(options):
+        output.data([_computes(member) for member in members])
+        return
+    output.table(
+        ("ACCELERATOR", "MEMORY", "MODEL", "SERVICE", "REPLICA"),
+        [
+            (
+                m.serving.accelerator or "none: the CPU",
+                _size(m.serving.accelerator_bytes) if m.serving.accelerator else "",
+                m.serving.model,
+                m.service,
+                m.replica,
+            )
+            for m in members
+        ],
+    )
+
+
+def _computes(member: "Member") -> dict[str, object]:
+    serving = member.serving
+    return {
+        "accelerator": serving.accelerator or None,
+        "memory_bytes": serving.accelerator_bytes or None,
+        "device": serving.device,
+        "model": serving.model,
+        "pool": serving.pool,
+        "service": member.service,
+        "replica": member.replica,
+    }
+
+
 def _told(card: ModelCard, options: Namespace) -> dict[str, object]:
     return {
         "model": card.name,
@@ -51,6 +100,10 @@ def _told(card: ModelCard, options: Namespace) -> dict[str, object]:
         "context": card.context,
         "thinking": card.thinking,
         "max_lora_rank": card.max_lora_rank,
+        "lora_targets": card.lora_targets,
+        "memory_bytes": card.memory_bytes,
+        "sft": dict(card.sft),
+        "grpo": dict(card.grpo),
         "here": _here(card, options) == "yes",
     }
 
@@ -65,3 +118,7 @@ def _here(card: ModelCard, options: Namespace) -> str:
 
 def _count(parameters: int) -> str:
     return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

@@ -60,6 +60,7 @@ async def train(options: Namespace) -> int | None:
         )
         warm_start = await _warm_start(bus, config)
         spec = resolve(config, environment, run_id=run_id, org=bus.org, warm_start=warm_start)
+        await client.require_pool(bus, spec, say=output.note)
         if changed := await asyncio.to_thread(_changes, options.config, environment):
             output.note(changed)
         for name in secrets.too_short:

@@ -29,4 +29,5 @@ EXAMPLES: dict[str, str] = {
     "chat": 'flash chat flash-1763735000-1a2b3c4d/step-20 -m "What is 2 + 2?"',
     "models": "flash models",
     "models pull": "flash models pull smollm2-135m",
+    "gpus": "flash gpus",
 }

@@ -179,7 +179,7 @@ def _kind(about: dict[str, Any]) -> str:
         case "object":
             inner = about.get("additionalProperties")
             return f"table of {names[inner['type']]}s" if isinstance(inner, dict) else "table"
-    return names[about["type"]] + _bounds(about)
+    return str(names[about["type"]]) + _bounds(about)
 
 
 def _bounds(about: dict[str, Any]) -> str:

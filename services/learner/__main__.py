@@ -6,7 +6,7 @@ import torch
 
 from flash import process
 from flash.contracts.values import Example
-from flash.models import folder, pool_of
+from flash.models import folder, pool_of, serving
 from flash.models.rendering import load_tokenizer, sft_ids
 from services.learner.policy import Base
 from services.learner.service import Learner
@@ -24,7 +24,8 @@ async def serve(part: process.Process, settings: Settings) -> None:
         return sft_ids(tokenizer, example.messages, example.completion or [], thinking=thinking)
 
     learner = Learner(part.bus, part.store, base, render, settings, pool)
-    await part.answer("learner", learner.answers(), pool=pool, model=settings.model)
+    about = serving(settings.model, place, settings.device)
+    await part.answer("learner", learner.answers(), **about.metadata())
     await part.bus.listen(*learner.subscriptions())
 
 

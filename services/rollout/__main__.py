@@ -5,7 +5,7 @@ import time
 from functools import partial
 
 from flash import process
-from flash.models import folder, pool_of
+from flash.models import folder, pool_of, serving
 from flash.models.lengths import measured
 from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
@@ -45,7 +45,8 @@ async def serve(part: process.Process, settings: Settings) -> None:
         follow=partial(follow, tokenizer),
         measure=partial(measured, tokenizer),
     )
-    await part.answer("rollout", player.answers(), pool=pool, model=settings.model, engine="torch")
+    about = serving(settings.model, place, settings.device)
+    await part.answer("rollout", player.answers(), engine="torch", **about.metadata())
     await part.bus.listen(*player.subscriptions())
 
 

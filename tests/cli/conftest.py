@@ -45,6 +45,8 @@ class FakeStack:
     steps_taken: int = 0
     """As `runs` tells it of every run."""
     answer: str = "four"
+    computes: dict[str, str] = field(default_factory=dict)
+    """What replicas of pools say of their device."""
     records: MemoryRecords = field(default_factory=MemoryRecords)
     store: MemoryStore = field(default_factory=MemoryStore)
     events: list[RecordedEvent] = field(default_factory=list)
@@ -64,7 +66,10 @@ class FakeStack:
         await bus.answer("scheduler", {RunSubmit: self._on_submit, RunList: self._on_list, RunCancel: self._on_cancel})
         await bus.answer("recorder", {EventsFind: self._on_find})
         for pool in POOLS:
-            await bus.answer("rollout", {Generate: self._on_generate, DatasetMeasure: self._on_measure}, pool=pool)
+            await bus.answer(
+                "rollout", {Generate: self._on_generate, DatasetMeasure: self._on_measure}, pool=pool, **self.computes
+            )
+            await bus.answer("learner", {}, pool=pool, **self.computes)
         return bus
 
     def say(self, run_id: str, name: str, **body: Any) -> None:

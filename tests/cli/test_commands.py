@@ -305,17 +305,5 @@ def test_ps_tells_who_answers(project: Path, fake_stack: Any, capsys: Capture) -
     assert main(["ps"]) == 0
 
     assert {replica["service"] for replica in data(capsys)["replicas"]} == {
-        "hub", "recorder", "rollout", "scheduler", "scorer",
+        "hub", "learner", "recorder", "rollout", "scheduler", "scorer",
     }  # fmt: skip
-
-
-def test_models_are_one_a_line_on_a_pipe(project: Path, capsys: Capture) -> None:
-    assert main(["models"]) == 0
-
-    assert capsys.readouterr().out.splitlines()[:2] == ["tiny", "smollm2-135m"]
-
-
-def test_pulling_what_is_shipped_says_where_it_is(project: Path, capsys: Capture) -> None:
-    assert main(["models", "pull", "tiny"]) == 0
-
-    assert capsys.readouterr().out.startswith("tiny is in ")
