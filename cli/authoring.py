@@ -15,6 +15,7 @@ from flash.config.keys import ENVIRONMENT_ID, RunConfig
 from flash.config.overlay import merged, parsed
 from flash.config.run import load
 from flash.config.secrets import Found, find
+from flash.config.settings import ArchiveSettings
 from flash.errors import ConfigError, NotFound
 from flash.host import Host, HostSpec, Limits, LoadFailed, RequirementSets
 
@@ -91,13 +92,33 @@ async def package(reference: str, options: Namespace) -> AsyncIterator[Package]:
     """
     place = _here(reference)
     if place is None:
-        yield await _fetched(reference, options)
+        yield await published(reference, options)
         return
-    packed = await asyncio.to_thread(pack, place)
+    limits = ArchiveSettings.from_env().archive_limits  # those of its hub are for it to say when it is pushed
+    packed = await asyncio.to_thread(pack, place, limits)
     with tempfile.TemporaryDirectory(prefix="flash-env-") as scratch:
         folder = Path(scratch) / "environment"
-        await asyncio.to_thread(unpack, packed.data, folder, packed.digest)
+        await asyncio.to_thread(unpack, packed.file, folder, packed.digest, limits)
         yield Package(folder, place.stem if place.is_file() else place.name, packed.digest, packed)
+
+
+async def published(reference: str, options: Namespace) -> Package:
+    """What the hub has under an id. Raises NotFound."""
+    from cli.session import stack
+    from cli.watching import Counter
+    from flash import client
+
+    if not ENVIRONMENT_ID.fullmatch(full_id(reference, "org")):
+        raise NotFound(f"{reference} is neither a folder with {ENTRY} nor the id of an environment, org/name")
+    async with stack(options) as bus:
+        named = full_id(reference, bus.org)
+        version = await client.pin(bus, named, say=output.note)
+        # Where the scorer of this machine keeps them too: what lies under a digest has that digest.
+        folder = options.home / "cache" / "environments" / version.digest
+        if not folder.is_dir():
+            with Counter("fetched", lambda done, total: f"{output.size(done)} of {output.size(total)}") as counter:
+                await client.fetch_environment(bus, version, folder, progress=counter.show, say=output.note)
+    return Package(folder, f"{version.id}@{version.version}", version.digest)
 
 
 @asynccontextmanager
@@ -157,22 +178,6 @@ def _is_for(config: RunConfig, reference: str) -> bool:
 def _here(reference: str) -> Path | None:
     place = Path(reference)
     return place.resolve() if place.exists() else None
-
-
-async def _fetched(reference: str, options: Namespace) -> Package:
-    from cli.session import stack
-    from flash import client
-
-    if not ENVIRONMENT_ID.fullmatch(full_id(reference, "org")):
-        raise NotFound(f"{reference} is neither a folder with {ENTRY} nor the id of an environment, org/name")
-    async with stack(options) as bus:
-        named = full_id(reference, bus.org)
-        version = await client.pin(bus, named, say=output.note)
-        # Where the scorer of this machine keeps them too: what lies under a digest has that digest.
-        folder = options.home / "cache" / "environments" / version.digest
-        if not folder.is_dir():
-            await client.fetch_environment(bus, version, folder)
-    return Package(folder, f"{version.id}@{version.version}", version.digest)
 
 
 def _params(assignments: Iterable[str]) -> dict[str, Any]:

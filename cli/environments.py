@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ from flash.errors import ConfigError
 
 if TYPE_CHECKING:
     from cli.authoring import Setup
+    from flash.contracts.requests import EnvironmentVersion
 
+SHOWN = 12
+"""How many files are named one by one."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 CHECK = """\
 next:
@@ -55,17 +59,20 @@ async def push(options: Namespace) -> None:
     from flash.artifacts import pack
 
     setup = _setup(options)
-    packed = await asyncio.to_thread(pack, options.path)
-    files = [file.path for file in packed.manifest.included]
-    output.note(f"packed {len(files)} files, {_size(len(packed.data))}: {', '.join(files)}")
-    for left in packed.manifest.left_out:
-        output.note(f"left out {left.path}: {left.reason}")
     if setup.secrets.missing:
         output.note(
             f"note: checked without {', '.join(setup.secrets.missing)}, which the config declares: not set here"
         )
     async with stack(options) as bus:
-        with Counter("uploaded", lambda done, total: f"{_size(done)} of {_size(total)}") as counter:
+        packed = await asyncio.to_thread(pack, options.path, await client.archive_limits(bus, say=output.note))
+        files = [file.path for file in packed.manifest.included]
+        output.note(f"packed {len(files):,} files, {output.size(packed.num_bytes)}: {_some(files)}")
+        left_out = packed.manifest.left_out
+        for left in left_out[:SHOWN]:
+            output.note(f"left out {left.path}: {left.reason}")
+        if len(left_out) > SHOWN:
+            output.note(f"left out {len(left_out) - SHOWN:,} more: {_some([left.path for left in left_out[SHOWN:]])}")
+        with Counter("uploaded", lambda done, total: f"{output.size(done)} of {output.size(total)}") as counter:
             version = await client.publish_packed(
                 bus,
                 packed,
@@ -85,7 +92,7 @@ async def push(options: Namespace) -> None:
     for text in version.notes:
         output.note(f"note: {text}")
     if version.rows:
-        output.note("rows: " + ", ".join(f"{split} {count:,}" for split, count in sorted(version.rows.items())))
+        output.note(f"rows: {rows_of(version)}")
     _offer(options, version.id)
 
 
@@ -102,11 +109,19 @@ async def listing(options: Namespace) -> None:
     output.table(
         ("ENVIRONMENT", "VERSION", "ROWS", "SIZE", "PUBLISHED"),
         [
-            (v.id, v.version, ", ".join(f"{split} {count:,}" for split, count in sorted(v.rows.items())),
-             _size(v.packed_bytes), f"{output.ago(now - v.published_at)} ago")
+            (v.id, v.version, rows_of(v), output.size(v.packed_bytes), f"{output.ago(now - v.published_at)} ago")
             for v in versions
         ],
-    )  # fmt: skip
+    )
+
+
+def rows_of(version: "EnvironmentVersion") -> str:
+    """How many rows each split has."""
+    return ", ".join(f"{split} {count:,}" for split, count in sorted(version.rows.items()))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
 
 
 def _setup(options: Namespace) -> "Setup":
@@ -144,9 +159,3 @@ def _offer(options: Namespace, environment: str) -> None:
 def _agreed(question: str) -> bool:
     print(question, end="", file=sys.stderr, flush=True)
     return input().strip().lower() in ("", "y", "yes")
-
-
-def _size(num_bytes: int) -> str:
-    if num_bytes < 1024:
-        return f"{num_bytes} B"
-    return f"{num_bytes / 1024:.1f} KiB" if num_bytes < 1024**2 else f"{num_bytes / 1024**2:.1f} MiB"

@@ -61,6 +61,35 @@ def push(parser: ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="write the id into configs whose id is empty")
 
 
+def show(parser: ArgumentParser) -> None:
+    _environment(parser)
+
+
+def versions(parser: ArgumentParser) -> None:
+    _environment(parser)
+
+
+def diff(parser: ArgumentParser) -> None:
+    _environment(parser)
+    other = "@version, another environment or a folder; default: the newest version, with the one before it"
+    parser.add_argument("other", nargs="?", metavar="OTHER", help=other)
+
+
+def fetch(parser: ArgumentParser) -> None:
+    _environment(parser)
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="where to; default: ./NAME")
+    parser.add_argument("-f", "--force", action="store_true", help="write over files that are there")
+
+
+def rollback(parser: ArgumentParser) -> None:
+    _environment(parser, "NAME@version, or NAME for the version that it meant before")
+
+
+def delete(parser: ArgumentParser) -> None:
+    _environment(parser, "NAME with all its versions, or NAME@version for that one alone")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
 def test(parser: ArgumentParser) -> None:
     parser.add_argument(
         "path", nargs="?", default=".", metavar="PATH", help="a folder, one file, or an id; default: here"
@@ -172,6 +201,10 @@ def _org(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--org", default="", metavar="NAME", help="for the operator: another organisation than one's own"
     )
+
+
+def _environment(parser: ArgumentParser, which: str = "NAME or org/name, or one version: NAME@version") -> None:
+    parser.add_argument("environment", metavar="ENV", help=which)
 
 
 def _loading(parser: ArgumentParser) -> None:

@@ -63,6 +63,12 @@ def ago(seconds: float) -> str:
     return f"{whole}s"
 
 
+def size(num_bytes: int) -> str:
+    if num_bytes < 1024:
+        return f"{num_bytes} B"
+    return f"{num_bytes / 1024:.1f} KiB" if num_bytes < 1024**2 else f"{num_bytes / 1024**2:.1f} MiB"
+
+
 def _fit(text: str, stream: TextIO) -> str:
     if _writes_unicode(stream):
         return text

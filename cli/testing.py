@@ -89,7 +89,7 @@ async def _tested(package: Package, setup: Setup, report: Report, options: Names
     if package.packed:
         manifest = package.packed.manifest
         report.covered["files"] = [file.path for file in manifest.included]
-        report.tell("package", f"{len(manifest.included)} files, {len(package.packed.data):,} bytes packed")
+        report.tell("package", f"{len(manifest.included)} files, {package.packed.num_bytes:,} bytes packed")
         for left in manifest.left_out:
             report.note(f"left out {left.path}: {left.reason}")
     began = time.perf_counter()

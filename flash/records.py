@@ -17,7 +17,8 @@ class Records(Protocol):
 
     async def get(self, id: str) -> bytes | None: ...
 
-    async def all(self) -> Mapping[str, bytes]: ...
+    async def all(self, under: str = "") -> Mapping[str, bytes]:
+        """Every document, or those whose ids begin with `under` and a dot."""
 
 
 class MemoryRecords:
@@ -37,8 +38,9 @@ class MemoryRecords:
     async def get(self, id: str) -> bytes | None:
         return self._documents.get(id)
 
-    async def all(self) -> Mapping[str, bytes]:
-        return dict(self._documents)
+    async def all(self, under: str = "") -> Mapping[str, bytes]:
+        prefix = f"{under}." if under else ""
+        return {id: document for id, document in self._documents.items() if id.startswith(prefix)}
 
 
 class TooBusy(FlashError):

@@ -1,15 +1,20 @@
 """Packing an environment folder, and unpacking what may come from anywhere."""
 
+import filecmp
 import hashlib
 import io
 import os
+import re
 import tarfile
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
-from flash.artifacts import ArchiveLimits, pack, unpack
+from flash.artifacts import pack, unpack
+from flash.contracts.environments import ArchiveLimits
 from flash.errors import Damaged, EnvironmentFault
 
 SMALL = ArchiveLimits(packed_bytes=20_000, unpacked_bytes=50_000, members=10)
@@ -43,7 +48,7 @@ def test_what_is_packed_comes_out_again(tmp_path: Path) -> None:
     root = folder(tmp_path, helpers_dot_py="y = 2\n", dataset__train_dot_jsonl='{"input": "ü"}\n')
 
     packed = pack(root)
-    unpack(packed.data, tmp_path / "out", packed.digest)
+    unpack(packed.file, tmp_path / "out", packed.digest)
 
     assert names(tmp_path / "out") == {"environment.py", "helpers.py", "dataset/train.jsonl"}
     assert (tmp_path / "out/dataset/train.jsonl").read_text() == '{"input": "ü"}\n'
@@ -140,9 +145,61 @@ def test_a_folder_over_a_limit_is_refused_naming_the_limit(tmp_path: Path) -> No
     dense = folder(tmp_path / "c")
     (dense / "data.txt").write_bytes(os.urandom(30_000))
 
-    for root, said in ((many, "at most 10"), (large, "at most 50000"), (dense, "at most 20000")):
-        with pytest.raises(EnvironmentFault, match=said):
+    for root, said in (
+        (many, "12 files, at most 10 are taken (FLASH_MAX_MEMBERS"),
+        (large, "60,006 bytes, at most 50,000 are taken (FLASH_MAX_UNPACKED_BYTES"),
+        (dense, "bytes packed, at most 20,000 are taken (FLASH_MAX_PACKED_BYTES"),
+    ):
+        with pytest.raises(EnvironmentFault, match=re.escape(said)):
             pack(root, SMALL)
+
+
+def test_what_is_no_python_or_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    broken = folder(tmp_path / "a")
+    (broken / "environment.py").write_text("x = 1\ndef load(:\n")
+    odd = folder(tmp_path / "b", dataset__train_dot_jsonl="")
+    (Path(os.fsdecode(os.fsencode(odd / "dataset") + b"/\xff.txt"))).write_text("")
+
+    with pytest.raises(EnvironmentFault, match=r"environment\.py line 2 is no Python: invalid syntax"):
+        pack(broken)
+    with pytest.raises(EnvironmentFault, match=r"dataset/\ufffd\.txt has a name that is not UTF-8; rename it"):
+        pack(odd)
+
+
+@pytest.mark.parametrize(("num_bytes", "said"), [(999, "data.txt was cut short"), (2_000, "data.txt grew")])
+def test_a_file_that_changes_while_it_is_packed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int, said: str
+) -> None:
+    root = folder(tmp_path, data_dot_txt="x" * 1_000)
+    opened = Path.open
+
+    def altered(path: Path, *how: Any) -> Any:
+        if path.name == "data.txt":
+            os.truncate(path, num_bytes)
+        return opened(path, *how)
+
+    monkeypatch.setattr(Path, "open", altered)
+
+    with pytest.raises(EnvironmentFault, match=said):
+        pack(root)
+
+
+def test_a_large_folder_is_packed_and_unpacked_in_little_memory(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    with (root / "data.txt").open("wb") as file:
+        for _ in range(32):
+            file.write(os.urandom(1 << 18) * 4)  # 32 MiB, of which a quarter is new
+    limits = ArchiveLimits(packed_bytes=64 << 20, unpacked_bytes=128 << 20)
+    tracemalloc.start()
+
+    packed = pack(root, limits)
+    unpack(packed.file, tmp_path / "out", packed.digest, limits)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert packed.num_bytes > 8 << 20
+    assert peak < 16 << 20
+    assert filecmp.cmp(root / "data.txt", tmp_path / "out/data.txt", shallow=False)
 
 
 def test_a_folder_without_an_entry_cannot_be_packed(tmp_path: Path) -> None:
@@ -162,7 +219,7 @@ def test_a_package_named_in_its_pyproject_is_entered_through_the_module_of_that_
     (folder / "pyproject.toml").write_text('[project]\nname = "my-task"\n')
 
     packed = pack(folder)
-    unpack(packed.data, tmp_path / "out", packed.digest)
+    unpack(packed.file, tmp_path / "out", packed.digest)
 
     said = (tmp_path / "out" / "environment.py").read_text()
     assert said == "from my_task import load_environment as load_environment\n"
@@ -181,7 +238,7 @@ def test_an_archive_with_another_digest_is_damaged(tmp_path: Path) -> None:
     data, _ = archive()
 
     with pytest.raises(Damaged):
-        unpack(data, tmp_path / "out", "0" * 64)
+        unpack(io.BytesIO(data), tmp_path / "out", "0" * 64)
 
     assert not (tmp_path / "out").exists()
 
@@ -204,6 +261,9 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
         (member("device", tarfile.CHRTYPE), "no plain file"),
         (member("pipe", tarfile.FIFOTYPE), "no plain file"),
         (member("environment.py"), "twice"),
+        (member(".env"), "hidden or named like a secret"),
+        (member("dataset/.git/config"), "hidden or named like a secret"),
+        (member("dataset/id_rsa"), "hidden or named like a secret"),
     ],
 )
 def test_an_archive_that_reaches_out_of_its_folder_is_refused(
@@ -212,7 +272,7 @@ def test_an_archive_that_reaches_out_of_its_folder_is_refused(
     data, digest = archive((hostile, b""))
 
     with pytest.raises(EnvironmentFault, match=said):
-        unpack(data, tmp_path / "in/out", digest)
+        unpack(io.BytesIO(data), tmp_path / "in/out", digest)
 
     assert names(tmp_path) == set()
     assert list((tmp_path / "in").iterdir()) == []
@@ -222,29 +282,29 @@ def test_an_archive_over_a_limit_is_refused_before_it_fills_the_disk(tmp_path: P
     bomb, bomb_digest = archive((member("zeros.txt"), b"\0" * (30 << 20)))
     crowd, crowd_digest = archive(*((member(f"f{number}.py"), b"") for number in range(20)))
 
-    with pytest.raises(EnvironmentFault, match="at most 50000"):
-        unpack(bomb, tmp_path / "bomb", bomb_digest, SMALL)
+    with pytest.raises(EnvironmentFault, match="at most 50,000"):
+        unpack(io.BytesIO(bomb), tmp_path / "bomb", bomb_digest, SMALL)
     with pytest.raises(EnvironmentFault, match="more than 10 files"):
-        unpack(crowd, tmp_path / "crowd", crowd_digest, SMALL)
+        unpack(io.BytesIO(crowd), tmp_path / "crowd", crowd_digest, SMALL)
 
 
 def test_an_archive_of_nonsense_is_refused(tmp_path: Path) -> None:
     for data in (b"", b"nonsense", zstandard.ZstdCompressor().compress(b"nonsense" * 200)):
         with pytest.raises(EnvironmentFault):
-            unpack(data, tmp_path / "out", hashlib.sha256(data).hexdigest())
+            unpack(io.BytesIO(data), tmp_path / "out", hashlib.sha256(data).hexdigest())
 
 
 def test_an_archive_without_an_entry_is_refused(tmp_path: Path) -> None:
     data, digest = archive((member("other.py"), b""), entry=False)
 
     with pytest.raises(EnvironmentFault, match=r"no environment\.py"):
-        unpack(data, tmp_path / "out", digest)
+        unpack(io.BytesIO(data), tmp_path / "out", digest)
 
 
 def test_unpacking_twice_leaves_the_first_as_it_is(tmp_path: Path) -> None:
     packed = pack(folder(tmp_path))
-    unpack(packed.data, tmp_path / "out", packed.digest)
+    unpack(packed.file, tmp_path / "out", packed.digest)
 
-    unpack(packed.data, tmp_path / "out", packed.digest)
+    unpack(packed.file, tmp_path / "out", packed.digest)
 
     assert names(tmp_path / "out") == {"environment.py"}

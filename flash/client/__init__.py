@@ -9,6 +9,7 @@ from flash.client.asking import (
     sealed_for_archive,
     sealed_for_run,
     submit,
+    versions,
     with_params,
 )
 from flash.client.connection import connect
@@ -16,11 +17,12 @@ from flash.client.following import follow, is_terminal
 from flash.client.references import Reference, resolve_reference
 from flash.client.serving import pools, require_pool
 from flash.client.surveying import Survey, survey
-from flash.client.transfers import fetch_environment, publish_environment, publish_packed
+from flash.client.transfers import archive_limits, fetch_environment, publish_environment, publish_packed
 from flash.client.view import RunView, folded, view
 
 __all__ = [
-    "Reference", "RunView", "Survey", "ask", "cancel", "connect", "environments", "fetch_environment", "folded",
-    "follow", "is_terminal", "pin", "pools", "publish_environment", "publish_packed", "require_pool",
-    "resolve_reference", "runs", "sealed_for_archive", "sealed_for_run", "submit", "survey", "view", "with_params",
+    "Reference", "RunView", "Survey", "archive_limits", "ask", "cancel", "connect", "environments",
+    "fetch_environment", "folded", "follow", "is_terminal", "pin", "pools", "publish_environment", "publish_packed",
+    "require_pool", "resolve_reference", "runs", "sealed_for_archive", "sealed_for_run", "submit", "survey", "versions",
+    "view", "with_params",
 ]  # fmt: skip

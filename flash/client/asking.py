@@ -1,7 +1,7 @@
 """One question, one answer: what is asked of hub and scheduler. A service that is still starting is waited for."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -9,6 +9,7 @@ import msgspec
 
 from flash.bus import Bus
 from flash.contracts.base import Request
+from flash.contracts.environments import EnvironmentVersions, VersionsPage
 from flash.contracts.requests import (
     CheckReport,
     EnvironmentCheck,
@@ -51,12 +52,36 @@ async def ask(
 
     Raises NobodyAnswers or Unanswered when `patience_s` is over, and at once what the service raised.
     """
+    return await _patiently(lambda: bus.ask(request, timeout_s), request, patience_s, pause_s, say)
+
+
+async def gathered(
+    bus: Bus,
+    request: Request,
+    *,
+    timeout_s: float = 10.0,
+    patience_s: float = 30.0,
+    pause_s: float = 0.5,
+    say: Say = silence,
+) -> list[Any]:
+    """The same of a request that streams: all its replies."""
+
+    async def streamed() -> list[Any]:
+        return [part async for part in bus.stream(request, timeout_s)]
+
+    found: list[Any] = await _patiently(streamed, request, patience_s, pause_s, say)
+    return found
+
+
+async def _patiently(
+    work: Callable[[], Awaitable[Any]], request: Request, patience_s: float, pause_s: float, say: Say
+) -> Any:
     clock = asyncio.get_running_loop().time
     deadline = clock() + patience_s
     waiting = ""
     while True:
         try:
-            return await bus.ask(request, timeout_s)
+            return await work()
         except (NobodyAnswers, Unanswered) as error:
             if clock() >= deadline:
                 raise type(error)(
@@ -158,6 +183,12 @@ async def _sealed(bus: Bus, to: Request, values: Mapping[str, str], purpose: str
 
 
 async def environments(bus: Bus) -> list[EnvironmentVersion]:
-    """The newest version of each environment."""
-    listing: EnvironmentListing = await ask(bus, EnvironmentList(org=bus.org))
-    return listing.environments
+    """The newest version of each environment, by name."""
+    pages: list[EnvironmentListing] = await gathered(bus, EnvironmentList(org=bus.org))
+    return [version for page in pages for version in page.environments]
+
+
+async def versions(bus: Bus, environment: str) -> tuple[list[EnvironmentVersion], str]:
+    """Every version of `org/name`, last published first, and which of them the bare id means. Raises NotFound."""
+    pages: list[VersionsPage] = await gathered(bus, EnvironmentVersions(reference=environment))
+    return [version for page in pages for version in page.versions], pages[0].newest if pages else ""

@@ -12,10 +12,47 @@ from typing import Self
 
 from pydantic import BaseModel, Field, ValidationError
 
+from flash.contracts.environments import DEFAULT_LIMITS, ArchiveLimits
 from flash.errors import ConfigError
 
 
-class ServiceSettings(BaseModel, frozen=True, extra="forbid"):
+class EnvironSettings(BaseModel, frozen=True, extra="forbid"):
+    """Settings that can be read from the environment."""
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Raises ConfigError naming the variable, what was found and what was wanted."""
+        found = os.environ if environment is None else environment
+        given = {
+            field: value for field in cls.model_fields if (value := _given(found, f"FLASH_{field.upper()}")) is not None
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0])
+            found_there = repr(first["input"]) if cls.model_fields[field].repr else "not as it should be"
+            raise ConfigError(f"FLASH_{field.upper()} is {found_there}: {first['msg']}") from None
+
+
+class ArchiveSettings(EnvironSettings, frozen=True):
+    """How large an environment may be: told to the hub and to the scorers alike."""
+
+    max_packed_bytes: int = Field(DEFAULT_LIMITS.packed_bytes, ge=1)
+    """Of its archive."""
+    max_unpacked_bytes: int = Field(DEFAULT_LIMITS.unpacked_bytes, ge=1)
+    """Of its files together."""
+    max_members: int = Field(DEFAULT_LIMITS.members, ge=1)
+    """How many files it may have."""
+
+    @property
+    def archive_limits(self) -> ArchiveLimits:
+        return ArchiveLimits(
+            packed_bytes=self.max_packed_bytes, unpacked_bytes=self.max_unpacked_bytes, members=self.max_members
+        )
+
+
+class ServiceSettings(EnvironSettings, frozen=True):
     """What every service is told."""
 
     nats_url: str = "nats://127.0.0.1:4222"
@@ -33,21 +70,6 @@ class ServiceSettings(BaseModel, frozen=True, extra="forbid"):
     """How long running handlers may finish after SIGTERM."""
     health_file: Path | None = None
     """Touched every second for as long as the service works and its bus answers; gone when it stops."""
-
-    @classmethod
-    def from_env(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Raises ConfigError naming the variable, what was found and what was wanted."""
-        found = os.environ if environment is None else environment
-        given = {
-            field: value for field in cls.model_fields if (value := _given(found, f"FLASH_{field.upper()}")) is not None
-        }
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = str(first["loc"][0])
-            found_there = repr(first["input"]) if cls.model_fields[field].repr else "not as it should be"
-            raise ConfigError(f"FLASH_{field.upper()} is {found_there}: {first['msg']}") from None
 
 
 def _given(found: Mapping[str, str], name: str) -> str | None:

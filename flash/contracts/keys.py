@@ -31,8 +31,13 @@ def orgs_of(spec: RunSpec) -> tuple[str, ...]:
     return (spec.org, spec.environment.id.partition("/")[0], environment_org(spec.environment.key))
 
 
-def upload_key(digest: str, part: int) -> str:
-    return f"uploads/{digest}/{part:06d}"
+def upload_folder(org: str, name: str, digest: str) -> str:
+    """Where the parts of an archive lie until it is published."""
+    return f"uploads/{org}/{name}/{digest}/"
+
+
+def upload_key(org: str, name: str, digest: str, part: int) -> str:
+    return f"{upload_folder(org, name, digest)}{part:06d}"
 
 
 def spec_key(run_id: str) -> str:

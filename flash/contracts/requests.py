@@ -37,6 +37,8 @@ class EnvironmentVersion(msgspec.Struct, frozen=True, kw_only=True):
     """What the package's own TRAINING_CONTRACT.md says."""
     notes: list[str] = []
     """What that check could not look at, and why."""
+    withdrawn_at: float = 0.0
+    """Seconds since the epoch; 0: it can be used."""
 
 
 class EnvironmentUpload(Request, frozen=True, kw_only=True):
@@ -46,6 +48,8 @@ class EnvironmentUpload(Request, frozen=True, kw_only=True):
     service: ClassVar[str] = "hub"
     reply: ClassVar[type[msgspec.Struct]] = Done
 
+    org: Token
+    environment: EnvironmentName
     digest: str
     """sha256 of the whole archive, in hex."""
     part: int
@@ -90,7 +94,7 @@ class EnvironmentResolve(Request, frozen=True, kw_only=True):
 
 class EnvironmentListing(msgspec.Struct, frozen=True, kw_only=True):
     environments: list[EnvironmentVersion]
-    """The newest version of each."""
+    """The newest version of each, without its prompt text."""
 
 
 class EnvironmentPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +105,7 @@ class EnvironmentPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnvironmentFetch(Request, frozen=True, kw_only=True):
-    """Give the archive of this version, part by part."""
+    """Give the archive of this version, part by part, some megabytes at a time: ask again for what follows."""
 
     name: ClassVar[str] = "environment.fetch"
     service: ClassVar[str] = "hub"
@@ -111,15 +115,20 @@ class EnvironmentFetch(Request, frozen=True, kw_only=True):
 
     reference: str
     """`org/name@version`, as `environment.resolve` gives it; a bare id is the newest."""
+    start: int = 0
+    """Of the first byte that is wanted."""
 
     def orgs(self) -> tuple[str, ...]:
         return (self.reference.partition("/")[0],)
 
 
 class EnvironmentList(Request, frozen=True, kw_only=True):
+    """The environments of an organisation, by name."""
+
     name: ClassVar[str] = "environment.list"
     service: ClassVar[str] = "hub"
     reply: ClassVar[type[msgspec.Struct]] = EnvironmentListing
+    streams: ClassVar[bool] = True
     role: ClassVar[Role] = "reader"
 
     org: Token

@@ -35,6 +35,12 @@ class Store(Protocol):
     async def get(self, key: str) -> bytes:
         """Raises NoSuchObject, and Damaged when the digest differs."""
 
+    async def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        """Some of the object's bytes, fewer at its end, and unchecked: whoever has all of them checks their digest.
+
+        Raises NoSuchObject.
+        """
+
     async def get_file(self, key: str, path: Path) -> Stat:
         """Stream into a file, which appears whole or not at all."""
 

@@ -40,6 +40,9 @@ class FileStore:
     async def get(self, key: str) -> bytes:
         return await self._do(lambda: b"".join(self._read(checked_key(key))))
 
+    async def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        return await self._do(lambda: self._get_range(checked_key(key), start, num_bytes))
+
     async def get_file(self, key: str, path: Path) -> Stat:
         return await self._do(lambda: self._get_file(checked_key(key), path))
 
@@ -121,6 +124,12 @@ class FileStore:
                 if content == self._content(key):
                     check(key, found="", wanted=_digest(content))
         raise NoSuchObject(f"nothing lies under {key}")
+
+    def _get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        file, _ = self._open(key)
+        with file:
+            file.seek(start)
+            return file.read(num_bytes)
 
     def _get_file(self, key: str, path: Path) -> Stat:
         with whole_file(path) as part:

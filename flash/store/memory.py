@@ -31,6 +31,9 @@ class MemoryStore:
         check(key, found=await asyncio.to_thread(digest_of, data), wanted=stat.digest)
         return data
 
+    async def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        return (await self.get(key))[start : start + num_bytes]
+
     async def get_file(self, key: str, path: Path) -> Stat:
         data = await self.get(key)
         return await asyncio.to_thread(_write, key, data, path)

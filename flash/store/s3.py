@@ -87,6 +87,9 @@ class S3Store:
     async def get(self, key: str) -> bytes:
         return await self._do(lambda: self._get(checked_key(key)))
 
+    async def get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        return await self._do(lambda: self._get_range(checked_key(key), start, num_bytes))
+
     async def get_file(self, key: str, path: Path) -> Stat:
         return await self._do(lambda: self._get_file(checked_key(key), path))
 
@@ -155,6 +158,16 @@ class S3Store:
         check(key, found=digest_of(data), wanted=response.headers.get(_DIGEST, ""))
         return data
 
+    def _get_range(self, key: str, start: int, num_bytes: int) -> bytes:
+        try:
+            with self._opened(key, offset=start, length=num_bytes) as response:
+                data: bytes = response.read()
+        except S3Error as error:
+            if error.code == "InvalidRange":  # there is nothing from there on
+                return b""
+            raise
+        return data
+
     def _get_file(self, key: str, path: Path) -> Stat:
         with self._opened(key) as response, whole_file(path) as part:
             for chunk in response.stream(CHUNK_BYTES):
@@ -163,9 +176,9 @@ class S3Store:
         return Stat(key, part.num_bytes, part.digest)
 
     @contextmanager
-    def _opened(self, key: str) -> Iterator[Any]:
+    def _opened(self, key: str, offset: int = 0, length: int = 0) -> Iterator[Any]:
         try:
-            response = self._client.get_object(self._bucket, key)
+            response = self._client.get_object(self._bucket, key, offset=offset, length=length)
         except S3Error as error:
             if error.code == "NoSuchKey":
                 raise NoSuchObject(f"nothing lies under {key}") from error

@@ -9,7 +9,8 @@ from services.hub.settings import Settings
 
 
 async def serve(part: process.Process, settings: Settings) -> None:
-    hub = Hub(part.bus, part.store, part.bus.records("environments"), settings, now=time.time)
+    hub = Hub(part.bus, part.store, settings, now=time.time)
+    part.spawn(hub.keep_tidy())
     organisations = Organisations(part.bus.records("organisations"), settings.operator_token, now=time.time)
     await part.answer("hub", {**hub.answers(), **organisations.answers()})
 

@@ -1,88 +1,136 @@
-"""What a publish does to an environment's document, and which version a reference means. Pure."""
+"""What a publish or a withdrawal does to an environment's documents. Pure.
 
-import difflib
-from collections.abc import Iterable
+Each version has a document of its own; the environment's says which of them a bare id means, now and before.
+"""
+
+import re
+from collections.abc import Sequence
 
 import msgspec
 
 from flash.contracts.environments import slug
 from flash.contracts.requests import EnvironmentVersion
-from flash.errors import NotFound, Refused
+from flash.errors import Refused
 
 VERSION_DIGITS = 12
 """How many hex digits of an archive's digest name the version."""
+REMEMBERED = 100
+"""How many of the versions that a bare id meant before are known."""
+
+_REFERENCE = re.compile(
+    r"(?P<org>[A-Za-z0-9_-]{1,128})/(?P<name>[a-z0-9][a-z0-9._-]{0,63})(@(?P<version>[A-Za-z0-9_-]{1,64}))?"
+)
 
 
-class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """What the records hold of one environment."""
+class Reference(msgspec.Struct, frozen=True):
+    """An environment, or one version of it."""
 
-    versions: list[EnvironmentVersion] = []
-    """In the order of their first publishing."""
-    newest: str = ""
-    """The version that a bare id means: the last published."""
+    org: str
+    name: str
+    version: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.org}/{self.name}"
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """What the records hold of an environment beside its versions."""
+
+    newest: EnvironmentVersion | None = None
+    """What a bare id means; None: every version was withdrawn."""
+    before: list[str] = []
+    """The versions that it meant before, the last one at the end."""
+
+
+def reference_of(text: str) -> Reference:
+    """Raises Refused for what is no reference."""
+    if not (found := _REFERENCE.fullmatch(text)):
+        raise Refused(f"{text[:200]!r} is no environment: an id is org/name or org/name@version")
+    return Reference(found["org"], found["name"], found["version"] or "")
 
 
 def version_of(digest: str) -> str:
     return digest[:VERSION_DIGITS]
 
 
-def record_id(org: str, name: str) -> str:
-    """Where an environment's document lies in the records."""
-    return f"{org}/{slug(name)}"
+def environment_id(org: str, name: str) -> str:
+    """Where an environment's document lies in the records, and below that those of its versions."""
+    return f"{org}.{slug(name)}"
 
 
-def published(document: bytes | None, version: EnvironmentVersion) -> bytes:
-    """The document after a version was published. What is there already stays as it is, and becomes the newest again;
-    but where it could not be validated and now was, what was found stands instead.
+def version_id(org: str, name: str, version: str) -> str:
+    return f"{environment_id(org, name)}.{version}"
+
+
+def kept(document: bytes | None, version: EnvironmentVersion) -> bytes:
+    """A version's document after it was published. What is there already stays as it is, unless it was withdrawn; but
+    where it could not be validated and now was, what was found stands instead.
 
     Raises Refused when another archive goes by the same version.
     """
-    before = opened(document)
-    there = _known(before, version.version)
+    there = opened(document)
     if there and there.digest != version.digest:
         raise Refused(
             f"{version.id}@{version.version} is another archive with the same first {VERSION_DIGITS} digits: change "
             "any file, a blank line will do, and push again"
         )
-    versions = before.versions if there else [*before.versions, version]
-    if there and there.notes and not version.notes:
-        versions = [version if one is there else one for one in versions]
-    return msgspec.json.encode(Document(versions=versions, newest=version.version))
+    if there is None or there.withdrawn_at:
+        return msgspec.json.encode(version)
+    if there.notes and not version.notes:
+        return msgspec.json.encode(msgspec.structs.replace(version, published_at=there.published_at))
+    return msgspec.json.encode(there)
 
 
-def known(document: bytes | None, digest: str) -> EnvironmentVersion | None:
-    """The version with this content, where there is one."""
-    found = _known(opened(document), version_of(digest))
-    return found if found and found.digest == digest else None
+def withdrawn(document: bytes | None, at: float) -> bytes | None:
+    """A version's document once it can be used no more; `at=0`: again."""
+    there = opened(document)
+    return msgspec.json.encode(msgspec.structs.replace(there, withdrawn_at=at)) if there else None
 
 
-def chosen(document: bytes | None, reference: str, others: Iterable[str] = ()) -> EnvironmentVersion:
-    """The version that `org/name` or `org/name@version` means. `others` are the ids there are.
-
-    Raises NotFound, with the nearest id, or the versions there are.
-    """
-    name, _, wanted = reference.partition("@")
-    environment = opened(document)
-    if not environment.versions:
-        near = difflib.get_close_matches(name, list(others), n=1)
-        meant = f"did you mean {near[0]}?" if near else f"`flash env push --name {name.rpartition('/')[2]}` makes one"
-        raise NotFound(f"there is no environment {name}: {meant}")
-    found = _known(environment, wanted or environment.newest)
-    if found is None:
-        there = ", ".join(version.version for version in reversed(environment.versions[-5:]))
-        raise NotFound(f"{name} has no version {wanted}; the newest are {there}")
-    return found
+def pointed(document: bytes | None, version: EnvironmentVersion) -> bytes:
+    """An environment's document when the bare id means this version."""
+    there = environment(document)
+    before = there.before
+    if there.newest and there.newest.version != version.version:
+        before = [*before, there.newest.version][-REMEMBERED:]
+    return msgspec.json.encode(Environment(newest=brief(version), before=before))
 
 
-def newest(documents: Iterable[bytes]) -> list[EnvironmentVersion]:
-    """The version that each environment's bare id means."""
-    opened_documents = map(opened, documents)
-    return [v for document in opened_documents for v in document.versions if v.version == document.newest]
+def pointed_back(document: bytes | None, version: EnvironmentVersion | None) -> bytes:
+    """The same when it means again what it meant before, or nothing any more."""
+    there = environment(document)
+    before = there.before
+    if version and version.version in before:
+        before = before[: len(before) - 1 - before[::-1].index(version.version)]
+    return msgspec.json.encode(Environment(newest=version and brief(version), before=before))
 
 
-def opened(document: bytes | None) -> Document:
-    return msgspec.json.decode(document, type=Document) if document else Document()
+def one_before(there: Environment, versions: Sequence[EnvironmentVersion]) -> EnvironmentVersion | None:
+    """What the bare id meant before, of what can still be used; else the last published."""
+    now = there.newest.version if there.newest else ""
+    usable = {v.version: v for v in sorted(versions, key=_age) if not v.withdrawn_at and v.version != now}
+    remembered = next((usable[version] for version in reversed(there.before) if version in usable), None)
+    return remembered or next(reversed(usable.values()), None)
 
 
-def _known(document: Document, version: str) -> EnvironmentVersion | None:
-    return next((there for there in document.versions if there.version == version), None)
+def in_order(versions: Sequence[EnvironmentVersion]) -> list[EnvironmentVersion]:
+    """Last published first."""
+    return sorted(versions, key=_age, reverse=True)
+
+
+def brief(version: EnvironmentVersion) -> EnvironmentVersion:
+    """As it stands in listings: without its prompt text, which may be long."""
+    return msgspec.structs.replace(version, prompt_text="")
+
+
+def opened(document: bytes | None) -> EnvironmentVersion | None:
+    return msgspec.json.decode(document, type=EnvironmentVersion) if document else None
+
+
+def environment(document: bytes | None) -> Environment:
+    return msgspec.json.decode(document, type=Environment) if document else Environment()
+
+
+def _age(version: EnvironmentVersion) -> tuple[float, str]:
+    return version.published_at, version.version

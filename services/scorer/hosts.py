@@ -1,6 +1,7 @@
 """Loaded environments, kept warm: one host for each version and each way to load it, the longest idle gone first."""
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import msgspec
 import structlog
 
 from flash.artifacts import unpack
+from flash.contracts.environments import DEFAULT_LIMITS, ArchiveLimits
 from flash.host import Host, HostSpec, Limits, RequirementSets
 from flash.store import Store
 
@@ -37,15 +39,22 @@ _WEIGHED_S = 10.0
 class Archives:
     """Environments unpacked on this machine, each once."""
 
-    def __init__(self, store: Store, folder: Path) -> None:
-        self._store, self._folder = store, folder
+    def __init__(self, store: Store, folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
+        self._store, self._folder, self._limits = store, folder, limits
 
     async def folder(self, key: str, digest: str) -> Path:
         """Raises Damaged for an archive with another digest, and EnvironmentFault for one that must not be unpacked."""
         folder = self._folder / digest
         if not folder.is_dir():
-            await asyncio.to_thread(unpack, await self._store.get(key), folder, digest)
+            with tempfile.TemporaryDirectory(prefix="flash-archive-") as scratch:
+                archive = Path(scratch) / "archive"
+                await self._store.get_file(key, archive)
+                await asyncio.to_thread(self._unpack, archive, folder, digest)
         return folder
+
+    def _unpack(self, archive: Path, folder: Path, digest: str) -> None:
+        with archive.open("rb") as file:
+            unpack(file, folder, digest, self._limits)
 
 
 class Hosts:

@@ -66,7 +66,7 @@ class Scorer:
     def __init__(self, bus: Bus, store: Store, settings: Settings) -> None:
         self._bus, self._store, self._settings = bus, store, settings
         cache = settings.home / "cache"
-        self._archives = Archives(store, cache / "environments")
+        self._archives = Archives(store, cache / "environments", settings.archive_limits)
         self._hosts = Hosts(
             self._archives,
             RequirementSets(

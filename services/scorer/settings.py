@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from flash.config.settings import ServiceSettings
+from flash.config.settings import ArchiveSettings, ServiceSettings
 
 
-class Settings(ServiceSettings, frozen=True):
+class Settings(ServiceSettings, ArchiveSettings, frozen=True):
     """Settings of one scorer."""
 
     key_file: Path | None = None

@@ -37,6 +37,15 @@ async def test_a_record_that_becomes_none_is_gone_and_may_come_again(records: Re
     assert await records.update("a", lambda found: b"again" if found is None else b"wrong") == b"again"
 
 
+async def test_those_under_a_name_can_be_had_alone(records: Records) -> None:
+    for id in ("local.sums", "local.sums.a", "local.sums.b", "local.sums_2Ev2.a", "other.sums.a"):
+        await records.update(id, lambda _: b"x")
+
+    assert sorted(await records.all("local.sums")) == ["local.sums.a", "local.sums.b"]
+    assert len(await records.all("local")) == 4
+    assert await records.all("nobody") == {}
+
+
 async def test_all_gives_every_record_of_its_bucket_and_of_no_other(bus: Bus) -> None:
     records, others = bus.records("environments"), bus.records("tokens")
     assert await records.all() == {}

@@ -26,12 +26,23 @@ from flash.contracts.requests import (
 )
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Fault, Message
-from flash.records import MemoryRecords
+from flash.records import MemoryRecords, Records
 from flash.store.memory import MemoryStore
 from services.hub.service import Hub
 from services.hub.settings import Settings
 
 POOLS = ("tiny", "smollm2-135m")
+
+
+class Kept(MemoryBus):
+    """A bus whose records outlive it."""
+
+    def __init__(self, store: MemoryStore, kept: dict[str, MemoryRecords]) -> None:
+        super().__init__(store)
+        self._kept = kept
+
+    def records(self, bucket: str) -> Records:
+        return self._kept.setdefault(bucket, MemoryRecords())
 
 
 @dataclass
@@ -45,9 +56,11 @@ class FakeStack:
     steps_taken: int = 0
     """As `runs` tells it of every run."""
     answer: str = "four"
+    clock: float = 6.0
+    """What the hub last took for the time; it moves on as it is read."""
     computes: dict[str, str] = field(default_factory=dict)
     """What replicas of pools say of their device."""
-    records: MemoryRecords = field(default_factory=MemoryRecords)
+    records: dict[str, MemoryRecords] = field(default_factory=dict)
     store: MemoryStore = field(default_factory=MemoryStore)
     events: list[RecordedEvent] = field(default_factory=list)
     specs: list[RunSpec] = field(default_factory=list)
@@ -59,8 +72,8 @@ class FakeStack:
         self, local: object = None, environment: object = None, *, token: str = "", name: str = ""
     ) -> MemoryBus:
         """A new connection, as every command makes one."""
-        bus = MemoryBus(self.store)
-        hub = Hub(bus, self.store, self.records, Settings(), now=lambda: 7.0)
+        bus = Kept(self.store, self.records)
+        hub = Hub(bus, self.store, Settings(), now=self._now)
         await bus.answer("hub", hub.answers())
         await bus.answer("scorer", {EnvironmentCheck: self._on_check, DatasetPrepare: self._on_prepare})
         await bus.answer("scheduler", {RunSubmit: self._on_submit, RunList: self._on_list, RunCancel: self._on_cancel})
@@ -71,6 +84,10 @@ class FakeStack:
             )
             await bus.answer("learner", {}, pool=pool, **self.computes)
         return bus
+
+    def _now(self) -> float:
+        self.clock += 1.0
+        return self.clock
 
     def say(self, run_id: str, name: str, **body: Any) -> None:
         sequence = len(self.events) + 1

@@ -2,13 +2,16 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.client.transfers import fetch_environment, publish_environment, publish_packed
-from flash.contracts.requests import CheckReport, EnvironmentCheck, EnvironmentResolve
+from flash.contracts.keys import UPLOAD_PART_BYTES
+from flash.contracts.requests import CheckReport, EnvironmentCheck, EnvironmentResolve, EnvironmentUpload
+from flash.errors import Damaged, EnvironmentFault
 from services.hub.service import Hub
 from services.hub.settings import Settings
 
@@ -16,7 +19,7 @@ from services.hub.settings import Settings
 @pytest.fixture
 async def bus() -> MemoryBus:
     bus = MemoryBus()
-    hub = Hub(bus, bus.store, bus.records("environments"), Settings(), now=lambda: 7.0)
+    hub = Hub(bus, bus.store, Settings(), now=lambda: 7.0)
     await bus.answer("hub", hub.answers())
     return bus
 
@@ -68,6 +71,33 @@ async def test_with_no_scorer_up_the_push_waits_and_says_so(bus: MemoryBus, fold
     assert said == ["waiting for the hub: no scorer is up to check the environment"]
 
 
+async def test_a_push_that_was_broken_off_goes_on_with_what_is_missing(bus: MemoryBus, folder: Path) -> None:
+    await bus.answer("scorer", {EnvironmentCheck: sound})
+    packed = pack(folder)
+    part = packed.part(0, UPLOAD_PART_BYTES)
+    await bus.ask(EnvironmentUpload(org="local", environment="sums", digest=packed.digest, part=0, data=part))
+    progress: list[int] = []
+
+    version = await publish_packed(bus, packed, "sums", progress=lambda done, total: progress.append(done))
+    again: list[int] = []
+    await publish_packed(bus, packed, "sums", progress=lambda done, total: again.append(done))
+
+    assert progress == [UPLOAD_PART_BYTES, packed.num_bytes]
+    assert again == [packed.num_bytes], "the hub knows it: nothing is uploaded"
+    assert await bus.store.get(version.key) == packed.data
+
+
+async def test_a_folder_over_the_limits_of_the_hub_is_refused_before_anything_is_uploaded(folder: Path) -> None:
+    bus = MemoryBus()
+    hub = Hub(bus, bus.store, Settings(max_unpacked_bytes=1_000), now=lambda: 7.0)
+    await bus.answer("hub", hub.answers())
+
+    with pytest.raises(EnvironmentFault, match="at most 1,000 are taken"):
+        await publish_environment(bus, folder, "sums")
+
+    assert [stat async for stat in bus.store.list("")] == []
+
+
 async def test_a_version_comes_back_as_it_was_published(bus: MemoryBus, folder: Path, tmp_path: Path) -> None:
     await bus.answer("scorer", {EnvironmentCheck: sound})
     version = await publish_environment(bus, folder, "sums")
@@ -78,5 +108,38 @@ async def test_a_version_comes_back_as_it_was_published(bus: MemoryBus, folder: 
     )
 
     assert (tmp_path / "fetched/dataset/train.jsonl").read_bytes() == (folder / "dataset/train.jsonl").read_bytes()
-    assert len(progress) > 1
     assert progress[-1] == (version.packed_bytes, version.packed_bytes)
+    assert not (tmp_path / ".fetched.part").exists()
+
+
+async def test_a_fetch_that_was_broken_off_goes_on_where_it_was(
+    bus: MemoryBus, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bus.answer("scorer", {EnvironmentCheck: sound})
+    packed = pack(folder)
+    version = await publish_packed(bus, packed, "sums")
+    (tmp_path / ".fetched.part").write_bytes(packed.part(0, 100_000))
+    asked: list[int] = []
+    stream = bus.stream
+
+    def listened(request: Any, timeout_s: float = 60.0) -> Any:
+        asked.append(request.start)
+        return stream(request, timeout_s)
+
+    monkeypatch.setattr(bus, "stream", listened)
+    await asyncio.gather(*(fetch_environment(bus, version, tmp_path / "fetched") for _ in range(3)))
+
+    assert asked == [100_000], "once, whoever asks"
+    assert (tmp_path / "fetched/dataset/train.jsonl").read_bytes() == (folder / "dataset/train.jsonl").read_bytes()
+
+
+async def test_other_bytes_than_were_published_are_thrown_away(bus: MemoryBus, folder: Path, tmp_path: Path) -> None:
+    await bus.answer("scorer", {EnvironmentCheck: sound})
+    version = await publish_environment(bus, folder, "sums")
+    (tmp_path / ".fetched.part").write_bytes(b"not the beginning")
+
+    with pytest.raises(Damaged):
+        await fetch_environment(bus, version, tmp_path / "fetched")
+    await fetch_environment(bus, version, tmp_path / "fetched")
+
+    assert (tmp_path / "fetched/environment.py").exists()

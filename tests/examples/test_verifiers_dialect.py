@@ -27,7 +27,7 @@ async def test_an_example_is_packed_loaded_rendered_and_scored(
     tmp_path: Path, name: str, split: str, rows: int, answers: list[str], rewards: list[float | None]
 ) -> None:
     packed = pack(EXAMPLES / name)
-    unpack(packed.data, tmp_path / "env", packed.digest)
+    unpack(packed.file, tmp_path / "env", packed.digest)
     host = await Host.start(HostSpec(folder=tmp_path / "env", limits=Limits(slots=1)))
     try:
         page = await host.rows(split, 0, 1_000, "")

@@ -62,7 +62,7 @@ async def start(verifiers_set: Path, tmp_path: Path) -> AsyncIterator[Start]:
         (folder / "held_out.jsonl").write_text('{"question": "unseen", "answer": "1/2"}\n')
         (folder / "pyproject.toml").write_text('[project]\nname = "half-of-it"\ndependencies = ["verifiers<0.4"]\n')
         packed = pack(folder)
-        unpack(packed.data, tmp_path / "unpacked", packed.digest)
+        unpack(packed.file, tmp_path / "unpacked", packed.digest)
         spec = HostSpec(folder=tmp_path / "unpacked", params=params, requirements=verifiers_set, limits=Limits(slots=2))
         hosts.append(await Host.start(spec))
         return hosts[-1], (await hosts[-1].rows("train", 0, 1, "be brief")).examples[0]

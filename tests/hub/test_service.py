@@ -1,16 +1,20 @@
 """The hub on a bus, with a scorer that answers what the test wants: services/hub/service.py."""
 
-import hashlib
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
 
 import pytest
 
 from flash.bus.memory import MemoryBus
-from flash.contracts.environments import EnvironmentPublished
+from flash.contracts.environments import (
+    ArchiveLimits,
+    EnvironmentLimits,
+    EnvironmentPublished,
+    EnvironmentVersions,
+)
+from flash.contracts.keys import UPLOAD_PART_BYTES
 from flash.contracts.requests import (
     CheckReport,
-    EnvironmentCheck,
+    EnvironmentFetch,
     EnvironmentList,
     EnvironmentPublish,
     EnvironmentResolve,
@@ -19,66 +23,9 @@ from flash.contracts.requests import (
 )
 from flash.contracts.values import Fault
 from flash.errors import EnvironmentFault, NobodyAnswers, NotFound, Refused
-from services.hub.service import Hub
 from services.hub.settings import Settings
-
-ARCHIVE = bytes(range(256)) * 16
-
-
-def digest_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@dataclass
-class FakeScorer:
-    """Reports what it is told to, and remembers what it was asked."""
-
-    bus: MemoryBus
-    report: CheckReport = field(default_factory=lambda: CheckReport(rows={"train": 3}, prompt_text="Be kind."))
-    seen: list[bytes] = field(default_factory=list)
-    asked: list[EnvironmentCheck] = field(default_factory=list)
-
-    async def on_check(self, request: EnvironmentCheck) -> CheckReport:
-        self.asked.append(request)
-        archive = await self.bus.store.get(request.key)
-        assert digest_of(archive) == request.digest
-        self.seen.append(archive)
-        return self.report
-
-
-@pytest.fixture
-async def bus() -> MemoryBus:
-    bus = MemoryBus()
-    hub = Hub(bus, bus.store, bus.records("environments"), Settings(max_packed_bytes=600_000), now=lambda: 7.0)
-    await bus.answer("hub", hub.answers())
-    return bus
-
-
-async def scorer(bus: MemoryBus, report: CheckReport | None = None) -> FakeScorer:
-    fake = FakeScorer(bus) if report is None else FakeScorer(bus, report)
-    await bus.answer("scorer", {EnvironmentCheck: fake.on_check})
-    return fake
-
-
-async def upload(bus: MemoryBus, archive: bytes = ARCHIVE, parts: int = 2) -> str:
-    digest = digest_of(archive)
-    size = -(-len(archive) // parts)
-    for part in range(parts):
-        data = archive[part * size : (part + 1) * size]
-        await bus.ask(EnvironmentUpload(digest=digest, part=part, data=data))
-    return digest
-
-
-async def push(bus: MemoryBus, archive: bytes = ARCHIVE, name: str = "sums", **given: Any) -> EnvironmentVersion:
-    digest = await upload(bus, archive)
-    version: EnvironmentVersion = await bus.ask(
-        EnvironmentPublish(org="local", environment=name, digest=digest, parts=2, **given)
-    )
-    return version
-
-
-async def keys(bus: MemoryBus, prefix: str) -> list[str]:
-    return [stat.key async for stat in bus.store.list(prefix)]
+from services.hub.uploads import Uploads
+from tests.hubs import ARCHIVE, Clock, digest_of, keys, offer, only, push, scorer, upload
 
 
 async def test_a_push_becomes_a_version_that_is_kept_told_and_found(bus: MemoryBus) -> None:
@@ -208,14 +155,14 @@ async def test_a_part_that_never_came_is_named(bus: MemoryBus) -> None:
     await scorer(bus)
     digest = await upload(bus, parts=1)
 
-    with pytest.raises(Refused, match="part 2 of 2 was never uploaded: push again"):
+    with pytest.raises(Refused, match=r"part 2 of 2 was never uploaded\): push again"):
         await bus.ask(EnvironmentPublish(org="local", environment="sums", digest=digest, parts=2))
 
 
 async def test_an_archive_of_another_digest_is_refused_and_forgotten(bus: MemoryBus) -> None:
     await scorer(bus)
     digest = "0" * 64
-    await bus.ask(EnvironmentUpload(digest=digest, part=0, data=b"x"))
+    await bus.ask(EnvironmentUpload(org="local", environment="sums", digest=digest, part=0, data=b"x"))
 
     with pytest.raises(Refused, match="the uploaded archive has the digest 2d7116"):
         await bus.ask(EnvironmentPublish(org="local", environment="sums", digest=digest, parts=1))
@@ -228,7 +175,7 @@ async def test_an_archive_of_another_digest_is_refused_and_forgotten(bus: Memory
         ("../x", 0, b"x", "64 hex digits"),
         ("0" * 64, 0, b"", "a part has 0 bytes"),
         ("0" * 64, 0, bytes(512 * 1024 + 1), "a part has 524,289 bytes, but 1 to 524,288 are wanted"),
-        ("0" * 64, 2, b"x", "more than 600,000 bytes"),
+        ("0" * 64, 2, b"x", "at most 600,000 are taken"),
         ("0" * 64, -1, b"x", "part -1 of an archive cannot be"),
     ],
 )
@@ -236,27 +183,91 @@ async def test_an_upload_that_cannot_be_is_refused(
     bus: MemoryBus, digest: str, part: int, data: bytes, sentence: str
 ) -> None:
     with pytest.raises(Refused, match=sentence):
-        await bus.ask(EnvironmentUpload(digest=digest, part=part, data=data))
+        await bus.ask(EnvironmentUpload(org="local", environment="sums", digest=digest, part=part, data=data))
 
 
-async def test_an_archive_over_the_limit_is_refused_and_forgotten(bus: MemoryBus) -> None:
+async def test_who_packs_is_told_the_limits_and_hears_at_the_offer_that_an_archive_is_over_them(bus: MemoryBus) -> None:
+    limits = await bus.ask(EnvironmentLimits())
+
+    assert limits == ArchiveLimits(packed_bytes=600_000, unpacked_bytes=256 << 20, members=70)
+    with pytest.raises(Refused, match="700,000 bytes packed, at most 600,000 are taken"):
+        await bus.ask(offer(bytes(700_000)))
+
+
+async def test_an_offer_is_answered_with_the_parts_that_have_not_come(bus: MemoryBus) -> None:
+    archive = bytes(UPLOAD_PART_BYTES + 10)
+    digest, where = digest_of(archive), {"org": "local", "environment": "sums"}
     await scorer(bus)
+    assert (await bus.ask(offer(archive))).parts == [0, 1]
 
-    with pytest.raises(Refused, match="more than 600,000 bytes, the most that this hub takes"):
-        await push(bus, bytes(700_000))
+    await bus.ask(EnvironmentUpload(**where, digest=digest, part=1, data=bytes(10)))
+    assert (await bus.ask(offer(archive))).parts == [0]
+
+    await bus.ask(EnvironmentUpload(**where, digest=digest, part=0, data=bytes(UPLOAD_PART_BYTES)))
+    await bus.ask(EnvironmentPublish(**where, digest=digest, parts=2))
+    assert (await bus.ask(offer(archive))).parts == [], "the version is known"
+    assert (await bus.ask(offer(archive, name="other"))).parts == [0, 1]
+
+
+async def test_what_nobody_goes_on_with_is_forgotten_after_a_day(bus: MemoryBus, clock: Clock) -> None:
+    uploads = Uploads(bus.store, bus.records("uploads"), Settings(), now=clock)
+    await bus.ask(offer(ARCHIVE, name="some.sums"))
+    await upload(bus, name="some.sums")
+
+    clock.now += 80_000
+    await uploads.tidy()
+    assert len(await keys(bus, "uploads/local/some.sums/")) == 2
+    clock.now += 80_000
+    await uploads.tidy()
+
+    assert await keys(bus, "uploads/") == []
+    assert await bus.records("uploads").all() == {}
+
+
+async def test_two_pushes_of_one_name_at_once_are_two_versions(bus: MemoryBus) -> None:
+    await scorer(bus)
+    contents = [bytes([number]) * 2_000 for number in range(8)]
+
+    versions = await asyncio.gather(*(push(bus, content) for content in contents))
+
+    page = await only(bus.stream(EnvironmentVersions(reference="local/sums")))
+    assert {v.version for v in page.versions} == {v.version for v in versions}
+    assert len(page.versions) == 8
+    assert page.newest in {v.version for v in versions}
+    assert [await bus.store.get(v.key) for v in versions] == contents
     assert await keys(bus, "uploads/") == []
 
 
-async def test_the_list_holds_the_newest_version_of_each_environment(bus: MemoryBus) -> None:
+async def test_two_pushes_of_the_same_content_at_once_are_one_version(bus: MemoryBus) -> None:
+    await scorer(bus)
+
+    first, *others = await asyncio.gather(*(push(bus) for _ in range(4)))
+
+    assert {v.version for v in others} == {first.version}
+    assert len((await only(bus.stream(EnvironmentVersions(reference="local/sums")))).versions) == 1
+
+
+async def test_the_list_holds_the_newest_version_of_each_environment_without_long_texts(bus: MemoryBus) -> None:
     await scorer(bus)
     await push(bus, name="sums")
     newest = await push(bus, b"newer" * 10, name="sums")
     other = await push(bus, name="dots.and.dots")
 
-    listing = await bus.ask(EnvironmentList(org="local"))
+    listing = await only(bus.stream(EnvironmentList(org="local")))
 
-    assert listing.environments == [other, newest]
-    assert (await bus.ask(EnvironmentList(org="elsewhere"))).environments == []
+    assert [(v.id, v.version, v.prompt_text) for v in listing.environments] == [
+        (other.id, other.version, ""), (newest.id, newest.version, ""),
+    ]  # fmt: skip
+    assert [page async for page in bus.stream(EnvironmentList(org="elsewhere"))] == []
+
+
+async def test_an_archive_is_given_in_stretches_from_wherever_one_asks(bus: MemoryBus) -> None:
+    await scorer(bus)
+    version = await push(bus)
+
+    for start in (0, 1, 4_000, len(ARCHIVE)):
+        parts = [part.data async for part in bus.stream(EnvironmentFetch(reference=version.id, start=start))]
+        assert b"".join(parts) == ARCHIVE[start:]
 
 
 async def test_what_is_no_id_is_refused(bus: MemoryBus) -> None:

@@ -26,6 +26,16 @@ async def test_what_is_put_is_what_is_got(store: Store) -> None:
     assert await store.stat("runs/r1/spec.json") == stat
 
 
+async def test_some_of_the_bytes_can_be_read_alone(store: Store) -> None:
+    await store.put("a", bytes(range(100)))
+
+    assert await store.get_range("a", 0, 3) == b"\0\1\2"
+    assert await store.get_range("a", 98, 10) == bytes([98, 99])
+    assert await store.get_range("a", 100, 10) == b""
+    with pytest.raises(NoSuchObject):
+        await store.get_range("b", 0, 10)
+
+
 async def test_an_empty_object_is_an_object(store: Store) -> None:
     await store.put("empty", b"")
 

@@ -56,10 +56,11 @@ class JetStreamRecords:
         await self._ensure()
         return _document(await self._stream.newest(self._subject(id)))
 
-    async def all(self) -> Mapping[str, bytes]:
+    async def all(self, under: str = "") -> Mapping[str, bytes]:
         await self._ensure()
         documents: dict[str, bytes] = {}
-        async with aclosing(self._stream.read([f"{self._prefix}>"], 0, follow=False)) as messages:
+        wanted = f"{self._subject(under)}.>" if under else f"{self._prefix}>"
+        async with aclosing(self._stream.read([wanted], 0, follow=False)) as messages:
             async for message in messages:
                 document = _document(message)
                 if document is not None:
