@@ -159,7 +159,7 @@ def _table(path: tuple[str, ...], keys: dict[str, dict[str, Any]]) -> list[str]:
 def _default(path: tuple[str, ...], about: dict[str, Any]) -> str:
     if path in REQUIRED:
         return "required"
-    shown = about.get("shown_default", _value(about["default"]) if "default" in about else "–")
+    shown: str = about.get("shown_default", _value(about["default"]) if "default" in about else "–")
     return DERIVED.get(path, shown)
 
 
