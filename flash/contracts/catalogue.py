@@ -24,7 +24,7 @@ EVENTS: tuple[Row, ...] = (
     Row(runs.RunRetried, ("scheduler",), ("recorder", "scheduler")),
     Row(runs.RunWarned, ("scheduler",), ("recorder", "scheduler")),
     Row(runs.RunEvaluated, ("scheduler",), ("recorder", "scheduler")),
-    Row(runs.RunResumed, ("scheduler",), ("recorder", "scheduler")),
+    Row(runs.RunResumed, ("scheduler",), ("hub", "recorder", "scheduler")),
     Row(runs.RunCancelRequested, ("scheduler",), ("learner", "recorder", "rollout", "scheduler")),
     Row(runs.RunCompleted, ("scheduler",), ("hub", "learner", "recorder", "rollout", "scheduler")),
     Row(runs.RunFailed, ("scheduler",), ("hub", "learner", "recorder", "rollout", "scheduler")),
