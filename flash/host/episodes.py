@@ -26,8 +26,10 @@ KINDS: dict[str, FaultKind] = {
 
 _LARGEST_REWARD = 1e9
 _MOST_OUTPUT_CHARS = 64 << 10
-_OWN_FAULT = ("cpu", "oversize", "memory")
+_OWN_FAULT = ("cpu", "oversize")
 """Ends that an episode would come to again: where it was alone, nobody else is to blame."""
+BESIDE = ("lost", "memory")
+"""Ends that somebody else may have brought about: the memory of a host is that of all who work in it."""
 
 R = TypeVar("R")
 

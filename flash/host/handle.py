@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 
 from flash.contracts.values import Example, Fault, Verdict
-from flash.host.episodes import KINDS, Episodes, sound
+from flash.host.episodes import BESIDE, KINDS, Episodes, sound
 from flash.host.link import Ended, Link, printable
 from flash.host.spec import Described, HostSpec, Limits, LoadFailed
 
@@ -116,9 +116,10 @@ class Host:
         }
         if self.about.isolation == "call":
             return list(await asyncio.gather(*(self._score_alone(given, text, deadline_s) for text in texts)))
-        verdicts, ended = await self._score_once(given, texts, deadline_s)
+        score = self._score_undisturbed if self.about.scores_groups else self._score_once
+        verdicts, ended = await score(given, texts, deadline_s)
         self._quick = ended.status == "ok" and ended.busy_us < _QUICK_US * len(texts)
-        guilty = self.about.scores_groups or (len(texts) == 1 and ended.status != "lost")
+        guilty = self.about.scores_groups or (len(texts) == 1 and ended.status not in BESIDE)
         if guilty:  # nobody else to blame, or nobody who could be told apart
             return [verdicts.get(at) or _faulted(ended, len(texts)) for at in range(len(texts))]
         rest = [at for at in range(len(texts)) if at not in verdicts]
@@ -205,16 +206,23 @@ class Host:
             await self._link.close()
 
     async def _score_alone(self, given: Mapping[str, Any], text: str, deadline_s: float) -> Verdict:
-        """One answer in a fork of its own; if the host dies meanwhile, once more with the host to itself."""
-        verdicts, ended = await self._score_once(given, [text], deadline_s)
-        if ended.status == "lost" and not verdicts:
-            async with self._quarantine:
-                link = await Link.start(self.spec, load_timeout_s=self._load_timeout_s)
-                try:
-                    verdicts, ended = await self._score_once(given, [text], deadline_s, link)
-                finally:
-                    await link.close()
+        """One answer in a fork of its own."""
+        verdicts, ended = await self._score_undisturbed(given, [text], deadline_s)
         return verdicts.get(0) or _faulted(ended, 1)
+
+    async def _score_undisturbed(
+        self, given: Mapping[str, Any], texts: Sequence[str], deadline_s: float
+    ) -> tuple[dict[int, Verdict], Ended]:
+        """If the fork ends for what may be somebody else's doing, once more with a host to itself."""
+        verdicts, ended = await self._score_once(given, texts, deadline_s)
+        if ended.status not in BESIDE or len(verdicts) == len(texts):
+            return verdicts, ended
+        async with self._quarantine:
+            link = await Link.start(self.spec, load_timeout_s=self._load_timeout_s)
+            try:
+                return await self._score_once(given, texts, deadline_s, link)
+            finally:
+                await link.close()
 
     async def _score_once(
         self, given: Mapping[str, Any], texts: Sequence[str], deadline_s: float, link: Link | None = None

@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 ENVIRONMENT = '''
 import attacks
-from envsdk import EnvironmentSingleTurn, RewardResult
+from envsdk import EnvironmentMultiTurn, EnvironmentSingleTurn, EnvironmentStepResult, RewardResult
 
 WORLD, FOUND = {}, []
 
@@ -27,6 +27,18 @@ class Hostile(EnvironmentSingleTurn):
             return eval(text[2:])
         return made(getattr(attacks, text))
 
+class InEpisodes(EnvironmentMultiTurn):
+    """Attacks from the step of an episode, which earns what came of the last."""
+    def start_episode(self, example, prompt_text):
+        return [{"role": "user", "content": example.input}]
+    def max_episode_turns(self, example):
+        return 2
+    def step_episode(self, example, messages, text):
+        self.found = RewardResult(0.25) if text == "ok" else made(getattr(attacks, text))
+        return EnvironmentStepResult(done=False)
+    def score_episode(self, example, episode):
+        return self.found
+
 def made(attack):
     try:
         loot = attack(WORLD)
@@ -36,11 +48,11 @@ def made(attack):
         return RewardResult(0.5)
     return RewardResult(1.0, metadata={"loot": str(loot)[:200]})
 
-def load_environment(world, at_import=None):
+def load_environment(world, at_import=None, in_episodes=False):
     WORLD.update(world)
     if at_import:
         FOUND.append(made(getattr(attacks, at_import)))
-    return Hostile()
+    return InEpisodes() if in_episodes else Hostile()
 '''
 
 
