@@ -63,6 +63,13 @@ def evaluation(summary: Mapping[str, Any]) -> list[str]:
     return lines + _timing(summary.get("timing") or {})
 
 
+def evaluated(step: int, summary: Mapping[str, Any]) -> str:
+    """A policy of a training run on its evaluation split, in one line."""
+    names = ("reward", "reward_std", "success", "rollouts", "faults")
+    shown = [f"{name}={number(summary[name])}" for name in names if summary.get(name) is not None]
+    return " ".join([f"step={step}", *shown])
+
+
 def _spread(name: str, mean: float | None, std: float | None) -> str:
     if mean is None:
         return f"{name}: none was given"

@@ -148,6 +148,25 @@ def train(parser: ArgumentParser) -> None:
     parser.add_argument("--background", action="store_true", help="submit and return")
 
 
+def runs(parser: ArgumentParser) -> None:
+    parser.add_argument("-n", "--limit", type=int, default=100, metavar="N", help="how many; default: 100; 0: all")
+    parser.add_argument(
+        "--state", dest="states", action="append", default=[], metavar="STATE",
+        choices=("queued", "planning", "running", "done", "failed", "cancelled"), help="only such; may be repeated",
+    )  # fmt: skip
+
+
+def resume(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="until the run is over")
+
+
+def trace(parser: ArgumentParser) -> None:
+    _run(parser)
+    what = "a step or a group, for example step-3 or train-3-1; default: the run without its groups"
+    parser.add_argument("what", nargs="?", default="", metavar="WHAT", help=what)
+
+
 def status(parser: ArgumentParser) -> None:
     _run(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="until the run is over")

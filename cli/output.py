@@ -7,7 +7,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-_ASCII = str.maketrans({"±": "+/-", "×": "x", "→": "->", "█": "#", "·": "-", "…": "..."})
+_ASCII = str.maketrans(
+    {"±": "+/-", "×": "x", "→": "->", "█": "#", "·": "-", "…": "...", "├": "|", "└": "`", "─": "-", "│": "|"}
+)
 
 
 def wants_json(options: Namespace) -> bool:

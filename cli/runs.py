@@ -1,45 +1,48 @@
-"""`flash runs`, `status`, `log`, `cancel`, `checkpoints`: looking at runs, and stopping one."""
+"""`flash runs`, `status`, `log`, `cancel`, `resume`, `checkpoints`: looking at runs, stopping and reopening them."""
 
 import json
 import sys
 import time
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import msgspec
 
 from cli import metrics, output
 from cli.session import stack
 from flash import client
+from flash.bus import Bus
 from flash.client.following import told_so_far
 from flash.client.view import RunView, after
 from flash.contracts.requests import RecordedEvent
-from flash.errors import NotFound
+from flash.errors import BusError, NotFound
 
 FAILED = 1
 
 
 async def runs(options: Namespace) -> None:
     async with stack(options) as bus:
-        states = await client.runs(bus)
+        listing = await client.runs(bus, states=options.states, most=options.limit or None)
     if output.wants_json(options):
-        output.data([msgspec.to_builtins(state) for state in states])
+        output.data([msgspec.to_builtins(state) for state in listing.runs])
         return
     now = time.time()
     output.table(
         ("RUN", "STATE", "ALGORITHM", "STEP", "MODEL", "ENVIRONMENT", "AGE", "NAME"),
         [
-            (s.run_id, s.state, s.algorithm, f"{max(s.step, 0)}/{s.steps or '?'}", s.model, s.environment,
-             output.ago(now - s.submitted_at), s.name)
-            for s in states
+            (s.run_id, s.state + f" ({s.position})" * (s.position > 0), s.algorithm,
+             f"{max(s.step, 0)}/{s.steps or '?'}", s.model, s.environment, output.ago(now - s.submitted_at), s.name)
+            for s in listing.runs
         ],
     )  # fmt: skip
+    if len(listing.runs) < listing.total:
+        output.note(f"{len(listing.runs)} of {listing.total}; all of them: flash runs -n 0")
 
 
 async def status(options: Namespace) -> int | None:
     async with stack(options) as bus:
         if not options.follow:
-            seen = await client.view(bus, options.run_id)
+            seen = await _standing(bus, await client.view(bus, options.run_id))
             output.data(as_data(seen)) if output.wants_json(options) else show(seen)
             return None
         from cli.watching import watch
@@ -56,7 +59,7 @@ async def log(options: Namespace) -> None:
             raise NotFound(f"there is no run {options.run_id}: `flash runs` lists them")
         for event in events:
             _print_event(event, options)
-        if options.follow and not any(map(client.is_terminal, events)):
+        if options.follow and not client.folded(RunView(options.run_id), events).is_over:
             async for event in client.follow(bus, options.run_id, after=events[-1].sequence, say=output.note):
                 _print_event(event, options)
 
@@ -72,6 +75,23 @@ async def cancel(options: Namespace) -> None:
         return
     kept = f"; checkpoints: {', '.join(_references(seen))}" if seen.saves else ""
     output.line(f"{seen.run_id} is {seen.state}{kept}")
+
+
+async def resume(options: Namespace) -> int | None:
+    async with stack(options) as bus:
+        state = await client.resume(bus, options.run_id)
+        seen = await client.view(bus, options.run_id)
+        place = f"from {seen.checkpoint}" if seen.saves else "from its start"
+        output.note(f"{state.run_id} is queued again, attempt {state.attempt}, {place}")
+        if not options.follow:
+            output.data(msgspec.to_builtins(state)) if output.wants_json(options) else output.line(state.run_id)
+            output.note(f"follow it: flash status {state.run_id} -f")
+            return None
+        from cli.watching import watch
+
+        seen = await watch(bus, options.run_id)
+    output.data(as_data(seen)) if output.wants_json(options) else show(seen)
+    return None if seen.state == "done" else FAILED
 
 
 async def checkpoints(options: Namespace) -> None:
@@ -90,7 +110,20 @@ async def checkpoints(options: Namespace) -> None:
 
 def as_data(seen: RunView) -> dict[str, object]:
     """A run as programs read it."""
-    return {**asdict(seen), "checkpoint": seen.checkpoint}
+    told = {name: value for name, value in asdict(seen).items() if name != "finished_at"}
+    return {**told, "checkpoint": seen.checkpoint, "remaining_s": seen.remaining_s}
+
+
+async def _standing(bus: Bus, seen: RunView) -> RunView:
+    """The view, with what only the scheduler knows of a run that is not over: what it waits for."""
+    if seen.is_over:
+        return seen
+    try:
+        state = await client.standing(bus, seen.run_id, patience_s=3.0)
+    except BusError as error:
+        output.note(f"what it waits for is not known: {error}")
+        return seen
+    return seen if state.ended_at else replace(seen, waiting_for=state.waiting_for)
 
 
 def show(seen: RunView) -> None:
@@ -101,14 +134,19 @@ def show(seen: RunView) -> None:
         ("run", seen.run_id + (f"  ({spec['name']})" if spec.get("name") else "")),
         ("state", seen.state + (f", waiting for {seen.waiting_for}" if seen.waiting_for else "")),
         ("reason", seen.reason),
+        ("attempt", seen.attempt if seen.attempt > 1 else ""),
+        *(("retried", reason) for reason in seen.retries),
+        *(("warning", warning) for warning in seen.warnings),
         ("algorithm", spec.get("algorithm", "")),
         ("model", spec.get("model", "") + _from(spec)),
         ("environment", "{id}@{version}".format(**spec["environment"]) if spec else ""),
         ("step", f"{seen.step}/{_total(seen)}"),
         ("metrics", metrics.row(spec.get("algorithm", ""), seen.step, seen.metrics) if seen.metrics else ""),
         ("reward", metrics.curve(seen.rewards)),
+        *(("evaluated", metrics.evaluated(each.step, each.metrics)) for each in seen.evaluations[-1:]),
         ("faults", f"{seen.faults} of {seen.rollouts} rollouts" if seen.rollouts else ""),
         ("took", output.ago(until - seen.submitted_at)),
+        ("remaining", f"about {output.ago(seen.remaining_s)}" if seen.remaining_s is not None else ""),
         ("checkpoint", seen.checkpoint),
     ]
     for name, value in lines:

@@ -1,5 +1,6 @@
 """Following a run on screen: a progress bar and a metric row a step on a terminal, plain lines elsewhere."""
 
+import asyncio
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -7,19 +8,44 @@ from typing import Any, Self
 
 from cli import metrics, output
 from flash.bus import Bus
-from flash.client import RunView, follow
+from flash.client import RunView, follow, standing
 from flash.client.view import after
 from flash.contracts.requests import RecordedEvent
+from flash.errors import FlashError
+
+WAITING_ASKED_S = 2.0
+"""How often it is asked what a run waits for."""
 
 
 async def watch(bus: Bus, run_id: str, *, nouns: tuple[str, ...] = ()) -> RunView:
     """Show a run until it is over; gives what is then known of it."""
     seen = RunView(run_id)
     with screen() as display:
-        async for event in follow(bus, run_id, nouns=nouns, say=display.say):
-            before, seen = seen, after(seen, event)
-            display.show(before, seen, event)
+        asking = asyncio.create_task(_say_what_it_waits_for(bus, run_id, display, lambda: seen))
+        try:
+            async for event in follow(bus, run_id, nouns=nouns, say=display.say):
+                before, seen = seen, after(seen, event)
+                display.show(before, seen, event)
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
     return seen
+
+
+async def _say_what_it_waits_for(bus: Bus, run_id: str, display: "Lines", seen: Callable[[], RunView]) -> None:
+    """A position, a pool, room on a disk: what no fact tells is asked for while the run waits."""
+    told = ""
+    while True:
+        await asyncio.sleep(WAITING_ASKED_S)
+        if not seen().waiting_for or seen().is_over:
+            continue
+        try:
+            state = await standing(bus, run_id, patience_s=0.0)
+        except FlashError:
+            continue
+        if state.waiting_for and state.waiting_for not in (told, seen().waiting_for):
+            told = state.waiting_for
+            display.say(f"waiting for {told}")
 
 
 def detached(run_id: str) -> str:
@@ -57,6 +83,12 @@ class Lines:
             self.say(f"waiting for {seen.waiting_for}")
         if event.event.startswith("step.finished.") and event.body["step"]:
             self.say(metrics.row(seen.spec.get("algorithm", ""), event.body["step"], event.body["metrics"]))
+        for warning in seen.warnings[len(before.warnings) :]:
+            self.say(f"warning: {warning}")
+        for reason in seen.retries[len(before.retries) :]:
+            self.say(f"retried: {reason}")
+        for each in seen.evaluations[len(before.evaluations) :]:
+            self.say(f"evaluated {metrics.evaluated(each.step, each.metrics)}")
         for fault in seen.fault_samples[len(before.fault_samples) :]:
             self.say(f"fault: {fault['kind']}: {fault['message']}")
         if len(seen.saves) > len(before.saves):

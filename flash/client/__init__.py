@@ -5,9 +5,11 @@ from flash.client.asking import (
     cancel,
     environments,
     pin,
+    resume,
     runs,
     sealed_for_archive,
     sealed_for_run,
+    standing,
     submit,
     versions,
     with_params,
@@ -23,6 +25,6 @@ from flash.client.view import RunView, folded, view
 __all__ = [
     "Reference", "RunView", "Survey", "archive_limits", "ask", "cancel", "connect", "environments",
     "fetch_environment", "folded", "follow", "is_terminal", "pin", "pools", "publish_environment", "publish_packed",
-    "require_pool", "resolve_reference", "runs", "sealed_for_archive", "sealed_for_run", "submit", "survey", "versions",
-    "view", "with_params",
+    "require_pool", "resolve_reference", "resume", "runs", "sealed_for_archive", "sealed_for_run", "standing",
+    "submit", "survey", "versions", "view", "with_params",
 ]  # fmt: skip

@@ -18,18 +18,23 @@ from flash.contracts.requests import (
     EnvironmentResolve,
     EnvironmentVersion,
     RunCancel,
+    RunGet,
     RunList,
     RunListing,
+    RunResume,
     RunState,
     RunSubmit,
     ScorerKey,
     SealingKey,
 )
 from flash.contracts.spec import RunSpec
-from flash.errors import EnvironmentFault, NobodyAnswers, Unanswered
+from flash.errors import EnvironmentFault, NobodyAnswers, Refused, Unanswered
 
 _KEY_PATIENCE_S = 600.0
 """A scorer that starts is waited for: without it nothing can be sealed."""
+
+LISTED = 500
+"""How many runs one answer holds."""
 
 Say = Callable[[str], object]
 """Hears what a person may want to know while they wait."""
@@ -128,10 +133,31 @@ async def cancel(bus: Bus, run_id: str) -> RunState:
     return state
 
 
-async def runs(bus: Bus) -> list[RunState]:
-    """Every run, newest first."""
-    listing: RunListing = await ask(bus, RunList(org=bus.org))
-    return listing.runs
+async def resume(bus: Bus, run_id: str) -> RunState:
+    """Reopen a run. Raises NotFound, and Refused for one that goes on or is done."""
+    known = await standing(bus, run_id)
+    if not known.ended_at:
+        raise Refused(f"run {run_id} is {known.state}: there is nothing to resume")
+    state: RunState = await ask(bus, RunResume(org=bus.org, run_id=run_id, attempt=known.attempt + 1))
+    return state
+
+
+async def standing(bus: Bus, run_id: str, *, patience_s: float = 30.0) -> RunState:
+    """How a run stands, and what it waits for. Raises NotFound."""
+    state: RunState = await ask(bus, RunGet(org=bus.org, run_id=run_id), patience_s=patience_s)
+    return state
+
+
+async def runs(bus: Bus, *, states: Sequence[str] = (), most: int | None = None) -> RunListing:
+    """The newest runs, as many as asked for; `total` says how many there are."""
+    found: list[RunState] = []
+    while True:
+        limit = LISTED if most is None else min(LISTED, most - len(found))
+        asked = RunList(org=bus.org, states=list(states), limit=limit, offset=len(found))
+        page: RunListing = await ask(bus, asked)
+        found += page.runs
+        if not page.runs or len(found) >= (page.total if most is None else min(most, page.total)):
+            return RunListing(runs=found, total=page.total)
 
 
 async def pin(bus: Bus, reference: str, *, say: Say = silence) -> EnvironmentVersion:

@@ -61,12 +61,18 @@ async def follow(
 
 
 async def told_so_far(
-    bus: Bus, run_id: str, *, after: int = 0, nouns: Sequence[str] = (), timeout_s: float = 10.0
+    bus: Bus,
+    run_id: str,
+    *,
+    after: int = 0,
+    nouns: Sequence[str] = (),
+    step: int | None = None,
+    timeout_s: float = 10.0,
 ) -> list[RecordedEvent]:
-    """What has been said about a run up to now."""
+    """What has been said about a run, or about one of its steps, up to now."""
     events: list[RecordedEvent] = []
     while True:
-        request = EventsFind(org=bus.org, run_id=run_id, after=after, nouns=list(nouns))
+        request = EventsFind(org=bus.org, run_id=run_id, after=after, nouns=list(nouns), step=step)
         page: EventsPage = await bus.ask(request, timeout_s)
         events += page.events
         if not page.more:

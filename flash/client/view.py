@@ -10,6 +10,8 @@ from flash.client.following import told_so_far
 from flash.contracts.requests import RecordedEvent
 from flash.errors import NotFound
 
+PACE_STEPS = 20
+"""Over how many steps a run's pace is measured."""
 FAULT_SAMPLES = 3
 """How many faults, each of another kind or message, are kept to be shown."""
 
@@ -66,6 +68,17 @@ class RunView:
     """What a person should look at, of this attempt."""
     evaluations: tuple[Evaluated, ...] = ()
     """Of a training run's policies on its evaluation split, in the order they were told."""
+
+    finished_at: tuple[float, ...] = ()
+    """When each of the last few steps was finished."""
+
+    @property
+    def remaining_s(self) -> float | None:
+        """How long the run will take yet, at the pace of its last steps; None where that cannot be told."""
+        if self.is_over or len(self.finished_at) < 2 or not self.steps:
+            return None
+        pace_s = (self.finished_at[-1] - self.finished_at[0]) / (len(self.finished_at) - 1)
+        return pace_s * (self.steps - self.step)
 
     @property
     def is_over(self) -> bool:
@@ -131,9 +144,10 @@ def after(seen: RunView, event: RecordedEvent) -> RunView:
                 waiting_for="its turn",
                 ended_at=0.0,
                 warnings=(),
+                finished_at=(),
             )
         case "step.finished":
-            return _stepped(seen, body)
+            return _stepped(seen, body, event.time)
         case "step.saved":
             save = Save(step=body["step"], policy=body["policy"], final=body["final"])
             others = tuple(kept for kept in seen.saves if kept.step != save.step)
@@ -155,7 +169,7 @@ def after(seen: RunView, event: RecordedEvent) -> RunView:
             return seen
 
 
-def _stepped(seen: RunView, body: dict[str, Any]) -> RunView:
+def _stepped(seen: RunView, body: dict[str, Any], at: float) -> RunView:
     if body["step"] == 0:  # the start policy: nothing was trained yet
         return seen if seen.is_over else replace(seen, state="running", waiting_for="")
     reward = body["metrics"].get("reward")
@@ -163,6 +177,7 @@ def _stepped(seen: RunView, body: dict[str, Any]) -> RunView:
         seen,
         step=max(seen.step, body["step"]),
         metrics=body["metrics"],
+        finished_at=(*seen.finished_at, at)[-PACE_STEPS:],
         rewards=(*seen.rewards, reward) if reward is not None else seen.rewards,
         rollouts=seen.rollouts + body["rollouts"],
     )

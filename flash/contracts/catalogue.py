@@ -93,10 +93,11 @@ def kind_of(subject: str) -> type[Event]:
     return BY_NAME[name]
 
 
-def noun_pattern(noun: str, org: str, run_id: str) -> list[str]:
-    """The subjects of every fact of one noun about one run."""
+def noun_pattern(noun: str, org: str, run_id: str, step: int | None = None) -> list[str]:
+    """The subjects of every fact of one noun about one run, or about one of its steps."""
+    known = {"org": org, "run_id": run_id} | ({} if step is None else {"step": step})
     return [
-        row.event.pattern(org=org, run_id=run_id)
+        row.event.pattern(**known)
         for row in EVENTS
-        if row.event.name.split(".")[0] == noun and "run_id" in row.event.address
+        if row.event.name.split(".")[0] == noun and known.keys() <= set(row.event.address)
     ]

@@ -430,6 +430,8 @@ class EventsFind(Request, frozen=True, kw_only=True):
     after: int = 0
     nouns: list[str] = []
     """E.g. `run`, `step`; empty: all but `group`."""
+    step: int | None = None
+    """Only what is about this step."""
     wait_s: float = 0.0
     """How long to wait for news if there is none yet."""
 

@@ -97,13 +97,13 @@ class Recorder:
                     for event in await asyncio.to_thread(_recorded_in, path, request, nouns, *page):
                         yield event, True
             after = max([after, *(segment.last for segment in segments)])
-        patterns = [p for noun in nouns for p in noun_pattern(noun, request.org, request.run_id)]
+        patterns = [p for noun in nouns for p in noun_pattern(noun, request.org, request.run_id, request.step)]
         async for told in self._bus.history(*patterns, after=after):
             cause = told.caused_by
             yield recorded(told.event, sequence=told.sequence, time=told.time, caused_by=cause), told.pending > 0
 
     async def _news(self, nouns: list[str], request: EventsFind) -> bool:
-        patterns = [p for noun in nouns for p in noun_pattern(noun, request.org, request.run_id)]
+        patterns = [p for noun in nouns for p in noun_pattern(noun, request.org, request.run_id, request.step)]
         try:
             async with asyncio.timeout(min(request.wait_s, self._settings.max_wait_s)):
                 async for _ in self._bus.replay(*patterns, after=request.after):
@@ -127,8 +127,9 @@ def _recorded_in(path: Path, request: EventsFind, nouns: list[str], most: int, m
 
     def wanted(sequence: int, subject: str) -> bool:
         said = address(subject)
-        whose = said is not None and said["org"] == request.org
-        return whose and sequence > request.after and subject.split(".")[1] in nouns
+        if said is None or said["org"] != request.org or subject.split(".")[1] not in nouns:
+            return False
+        return sequence > request.after and request.step in (None, int(said.get("step", -1)))
 
     found: list[RecordedEvent] = []
     num_bytes = 0

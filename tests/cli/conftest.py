@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from flash.bus.memory import MemoryBus
+from flash.client import RunView, folded
 from flash.contracts.preparing import DatasetMeasure, DatasetPrepare, PreparedRows, RowLengths
 from flash.contracts.requests import (
     CheckReport,
@@ -19,8 +20,10 @@ from flash.contracts.requests import (
     GeneratedText,
     RecordedEvent,
     RunCancel,
+    RunGet,
     RunList,
     RunListing,
+    RunResume,
     RunState,
     RunSubmit,
 )
@@ -76,7 +79,11 @@ class FakeStack:
         hub = Hub(bus, self.store, Settings(), now=self._now)
         await bus.answer("hub", hub.answers())
         await bus.answer("scorer", {EnvironmentCheck: self._on_check, DatasetPrepare: self._on_prepare})
-        await bus.answer("scheduler", {RunSubmit: self._on_submit, RunList: self._on_list, RunCancel: self._on_cancel})
+        scheduler = {
+            RunSubmit: self._on_submit, RunList: self._on_list, RunCancel: self._on_cancel, RunGet: self._on_get,
+            RunResume: self._on_resume,
+        }  # fmt: skip
+        await bus.answer("scheduler", scheduler)
         await bus.answer("recorder", {EventsFind: self._on_find})
         for pool in POOLS:
             await bus.answer(
@@ -122,7 +129,16 @@ class FakeStack:
         return self._state(request.spec)
 
     async def _on_list(self, request: RunList) -> RunListing:
-        return RunListing(runs=[self._state(spec) for spec in reversed(self.specs)])
+        states = [self._state(spec) for spec in reversed(self.specs)]
+        found = [state for state in states if not request.states or state.state in request.states]
+        return RunListing(runs=found[request.offset :][: request.limit], total=len(found))
+
+    async def _on_get(self, request: RunGet) -> RunState:
+        return next(self._state(spec) for spec in self.specs if spec.run_id == request.run_id)
+
+    async def _on_resume(self, request: RunResume) -> RunState:
+        self.say(request.run_id, "run.resumed", attempt=request.attempt, resumed_at=2000.0)
+        return await self._on_get(RunGet(org=request.org, run_id=request.run_id))
 
     async def _on_cancel(self, request: RunCancel) -> RunState:
         self.say(request.run_id, "run.cancelled")
@@ -146,15 +162,19 @@ class FakeStack:
         yield GeneratedText(text="", finish_reason="stop", completion_tokens=len(self.answer))
 
     def _state(self, spec: RunSpec) -> RunState:
+        seen = folded(RunView(spec.run_id), (e for e in self.events if e.body["run_id"] == spec.run_id))
         return RunState(
             run_id=spec.run_id,
-            state="queued",
+            state=seen.state,
+            attempt=seen.attempt,
+            ended_at=seen.ended_at,
+            waiting_for="" if seen.is_over else "its turn: position 2 in the queue of local",
             algorithm=spec.algorithm,
             model=spec.model,
             environment=f"{spec.environment.id}@{spec.environment.version}",
             submitted_at=1000.0,
-            step=self.steps_taken,
-            steps=0,
+            step=seen.step + self.steps_taken,
+            steps=seen.steps,
         )
 
 

@@ -204,6 +204,50 @@ def test_cancel_waits_until_the_run_is_over(pushed: Path, fake_stack: Any, capsy
     assert data(capsys) == {"run_id": run_of(fake_stack), "state": "cancelled", "checkpoints": []}
 
 
+def test_a_run_that_failed_is_resumed_and_followed_to_its_new_end(
+    pushed: Path, fake_stack: Any, scripts: Any, capsys: Capture
+) -> None:
+    fake_stack.script = scripts["fails"]
+    main(["train", "configs/rl.toml"])
+    run_id = run_of(fake_stack)
+    capsys.readouterr()
+
+    assert main(["resume", run_id]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["state"] == "queued"
+    assert f"{run_id} is queued again, attempt 2, from its start" in said.err
+    assert main(["resume", run_id]) == 1
+    assert f"error: run {run_id} is queued: there is nothing to resume" in capsys.readouterr().err
+
+    for name, body in scripts["learns"](None):
+        fake_stack.say(run_id, name, **body)
+    assert main(["status", run_id, "-f"]) == 0
+    assert data(capsys)["state"] == "done"
+
+
+def test_status_of_a_queued_run_says_what_it_waits_for(pushed: Path, fake_stack: Any, capsys: Capture) -> None:
+    main(["train", "configs/rl.toml", "--background"])
+    capsys.readouterr()
+
+    assert main(["status", run_of(fake_stack)]) == 0
+
+    assert data(capsys)["waiting_for"] == "its turn: position 2 in the queue of local"
+
+
+def test_runs_are_listed_by_state_and_no_more_than_asked_for(
+    pushed: Path, fake_stack: Any, scripts: Any, capsys: Capture
+) -> None:
+    for script in ("learns", "fails", "learns"):
+        fake_stack.script = scripts[script]
+        main(["train", "configs/rl.toml"])
+    capsys.readouterr()
+
+    assert main(["runs", "--state", "failed"]) == 0
+    assert [run["state"] for run in data(capsys)] == ["failed"]
+    assert main(["runs", "-n", "2"]) == 0
+    assert [run["state"] for run in data(capsys)] == ["done", "failed"]
+
+
 def test_an_evaluation_plays_the_held_out_rows_and_tells_the_results(
     pushed: Path, fake_stack: Any, scripts: Any, capsys: Capture
 ) -> None:

@@ -41,6 +41,21 @@ async def test_a_service_that_is_still_starting_is_waited_for_and_that_is_said_o
     assert said[0].startswith("waiting for the scheduler: ")
 
 
+async def test_more_runs_than_fit_into_an_answer_are_asked_for_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus, asked = MemoryBus(), []
+
+    async def page(request: RunList) -> RunListing:
+        asked.append((request.offset, request.limit))
+        return RunListing(runs=[STATE] * min(request.limit, 5 - request.offset), total=5)
+
+    await bus.answer("scheduler", {RunList: page})
+    monkeypatch.setattr("flash.client.asking.LISTED", 2)
+
+    assert len((await runs(bus)).runs) == 5
+    assert [len((await runs(bus, most=most)).runs) for most in (1, 3, 9)] == [1, 3, 5]
+    assert asked[:3] == [(0, 2), (2, 2), (4, 2)]
+
+
 async def test_patience_ends_and_the_error_names_who_did_not_answer() -> None:
     with pytest.raises(
         NobodyAnswers, match=r"scheduler did not answer run.list within 0.1 s .*`flash ps` shows what runs"
@@ -64,7 +79,7 @@ async def test_runs_are_listed() -> None:
     bus = MemoryBus()
     await bus.answer("scheduler", {RunList: listing})
 
-    assert await runs(bus) == [STATE]
+    assert (await runs(bus)).runs == [STATE]
 
 
 VERSION = EnvironmentVersion(
