@@ -18,7 +18,7 @@ from cli.endpoint import Endpoint, EndpointError
 from cli.playing import Plan, Player
 from cli.results import Header, Row, Saved, Tally, judged, read_header
 from cli.runs import show_faults
-from cli.session import stack
+from cli.session import require_pool, stack
 from cli.watching import Counter, detached
 from envsdk.splits import SUITES
 from flash import client
@@ -228,7 +228,7 @@ async def _submitted(bus: Bus, options: Namespace) -> "_Watching":
     if reference.note:
         output.note(reference.note)
     spec = evaluation(environment, setup, reference, options, org=bus.org, run_id=new_run_id(time.time()))
-    await client.require_pool(bus, spec, say=output.note)
+    await require_pool(bus, spec, options)
     output.note(f"{environment.id}@{environment.version}, split {spec.split}, {spec.reference}, run {spec.run_id}")
     sealed = await client.sealed_for_run(bus, spec, secrets, say=output.note)
     await client.submit(bus, spec, sealed, say=output.note)

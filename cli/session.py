@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 import structlog
 
 from cli import contexts, output
-from cli.stack import connection
+from cli.stack import connection, is_starting
+from flash import client
 from flash.bus import Bus
 from flash.client import connect
+from flash.contracts.spec import RunSpec
 
 
 @asynccontextmanager
@@ -26,6 +28,11 @@ async def stack(options: Namespace) -> AsyncIterator[Bus]:
         yield bus
     finally:
         await bus.close(0)
+
+
+async def require_pool(bus: Bus, spec: RunSpec, options: Namespace) -> None:
+    """Replicas serve the run's model; those of this machine that still load it are waited for. Raises NotFound."""
+    await client.require_pool(bus, spec, is_starting=lambda: is_starting(options.home, spec.pool), say=output.note)
 
 
 def quiet(options: Namespace) -> None:

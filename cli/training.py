@@ -11,7 +11,7 @@ import msgspec
 
 from cli import contexts, metrics, output, planned
 from cli.runs import as_data, show_faults
-from cli.session import stack
+from cli.session import require_pool, stack
 from cli.speeds import remember
 from cli.watching import Counter, detached, watch, ways_back
 from flash import client
@@ -60,7 +60,7 @@ async def train(options: Namespace) -> int | None:
         )
         warm_start = await _warm_start(bus, config)
         spec = resolve(config, environment, run_id=run_id, org=bus.org, warm_start=warm_start)
-        await client.require_pool(bus, spec, say=output.note)
+        await require_pool(bus, spec, options)
         if changed := await asyncio.to_thread(_changes, options.config, environment):
             output.note(changed)
         for name in secrets.too_short:

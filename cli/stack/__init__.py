@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.stack.options import Options
 
-__all__ = ["Options", "connection", "down", "up"]
+__all__ = ["Options", "connection", "down", "is_starting", "up"]
 
 
 def up(options: Options) -> int:
@@ -26,6 +26,15 @@ def down(home: Path) -> bool:
     from cli.stack import running
 
     return running.down(home)
+
+
+def is_starting(home: Path, pool: str) -> bool:
+    """The running stack of this home serves that pool, or will: one of its parts is on the way."""
+    from cli.stack.home import Home
+
+    stack = Home(home).running()
+    parts = stack.parts if stack else ()
+    return any(part.name.rpartition("-")[0] in (f"rollout-{pool}", f"learner-{pool}") for part in parts)
 
 
 def connection(home: Path) -> str:

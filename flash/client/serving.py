@@ -1,7 +1,7 @@
 """What serves which base model. A run that nothing could serve is refused before it is submitted."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flash.bus import Bus
@@ -11,7 +11,9 @@ from flash.errors import ConfigError, NotFound
 from flash.models import Serving, nearest
 
 PATIENCE_S = 5.0
-"""How long a pool may take to come back."""
+"""How long a pool may be away."""
+START_S = 600.0
+"""How long one that is known to start may take: its model may have to be loaded from a slow disk."""
 PAUSE_S = 0.5
 
 
@@ -34,18 +36,21 @@ async def pools(bus: Bus) -> list[Member]:
     return sorted(found, key=lambda one: (one.serving.model, one.service, one.replica))
 
 
-async def require_pool(bus: Bus, spec: RunSpec, *, patience_s: float | None = None, say: Say = silence) -> None:
+async def require_pool(
+    bus: Bus, spec: RunSpec, *, is_starting: Callable[[], bool] = lambda: False, say: Say = silence
+) -> None:
     """Nothing, where replicas of each service that the run needs serve its model, and can do what it asks for.
 
-    One that starts again is waited for. Raises NotFound, saying how to start one, and ConfigError.
+    One that starts again is waited for, and longer where `is_starting` says so. Raises NotFound, saying how to start
+    one, and ConfigError.
     """
-    clock, patience_s = asyncio.get_running_loop().time, PATIENCE_S if patience_s is None else patience_s
-    deadline, has_said = clock() + patience_s, False
+    clock = asyncio.get_running_loop().time
+    began, has_said = clock(), False
     while absent := absent_services(spec, members := await pools(bus)):
-        if clock() >= deadline:
+        if clock() - began >= (START_S if is_starting() else PATIENCE_S):
             raise NotFound(_nobody(spec, absent, members))
         if not has_said:
-            say(f"no {' and no '.join(absent)} serves {spec.model}; looking again for {patience_s:g} s")
+            say(f"waiting for a {' and a '.join(absent)} that serves {spec.model}: `flash ps` shows how they stand")
             has_said = True
         await asyncio.sleep(PAUSE_S)
     for member in members:

@@ -11,6 +11,12 @@ from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSp
 from flash.errors import ConfigError, NotFound
 from flash.models import Serving, pool_of
 
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flash.client.serving.PATIENCE_S", 0.0)
+
+
 SAMPLING = SamplingSpec(group_size=2, temperature=1.0, max_tokens=8)
 
 
@@ -65,12 +71,12 @@ async def test_a_run_wants_those_services_that_it_uses() -> None:
 
 
 async def test_a_model_that_is_served_is_let_through() -> None:
-    await require_pool(await stack("rollout", "learner"), spec(), patience_s=0)
+    await require_pool(await stack("rollout", "learner"), spec())
 
 
 async def test_a_model_that_nothing_serves_is_refused_with_what_to_start() -> None:
     with pytest.raises(NotFound) as raised:
-        await require_pool(await stack("rollout", "learner"), spec("smollm2-135m"), patience_s=0)
+        await require_pool(await stack("rollout", "learner"), spec("smollm2-135m"))
     assert str(raised.value) == (
         "no pool serves smollm2-135m; start one with `flash up --model smollm2-135m` (this stack serves tiny)"
     )
@@ -78,15 +84,15 @@ async def test_a_model_that_nothing_serves_is_refused_with_what_to_start() -> No
 
 async def test_a_mistyped_id_is_met_with_the_nearest_model() -> None:
     with pytest.raises(NotFound, match=r"or did you mean Qwen/Qwen3-0.6B\?$"):
-        await require_pool(await stack(), spec("Qwen/Qwen3-0.7B"), patience_s=0)
+        await require_pool(await stack(), spec("Qwen/Qwen3-0.7B"))
 
 
 async def test_half_a_pool_is_told_as_such() -> None:
     with pytest.raises(NotFound, match=r"^no learner serves tiny; `flash ps` shows what runs"):
-        await require_pool(await stack("rollout"), spec(), patience_s=0)
+        await require_pool(await stack("rollout"), spec())
 
 
-async def test_a_replica_that_starts_again_is_waited_for() -> None:
+async def test_a_replica_that_starts_is_waited_for() -> None:
     bus = await stack("rollout")
     told: list[str] = []
     started: list[asyncio.Task[None]] = []
@@ -95,15 +101,15 @@ async def test_a_replica_that_starts_again_is_waited_for() -> None:
         told.append(note)
         started.append(asyncio.create_task(bus.answer("learner", {}, **serving())))
 
-    await require_pool(bus, spec(), patience_s=5, say=hear)
+    await require_pool(bus, spec(), is_starting=lambda: True, say=hear)
 
-    assert told == ["no learner serves tiny; looking again for 5 s"]
+    assert told == ["waiting for a learner that serves tiny: `flash ps` shows how they stand"]
 
 
 async def test_what_only_the_pool_knows_of_a_model_is_held_against_the_run() -> None:
     bus = await stack("rollout", "learner", model="someone/else", context=200, thinking="none")
 
     with pytest.raises(ConfigError, match=r"train.max_length is 256, but someone/else reads at most 200 tokens"):
-        await require_pool(bus, spec("someone/else"), patience_s=0)
+        await require_pool(bus, spec("someone/else"))
     with pytest.raises(ConfigError, match=r"thinking is true, but someone/else does not reason: set it to false"):
-        await require_pool(bus, spec("someone/else", thinking=True), patience_s=0)
+        await require_pool(bus, spec("someone/else", thinking=True))

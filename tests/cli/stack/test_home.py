@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.stack import connection
+from cli.stack import connection, is_starting
 from cli.stack.home import Home, PartState, Stack, is_alive, started_at
 from flash.errors import FlashError, NotFound, Refused
 
@@ -105,3 +105,17 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(FlashError, match="--home"):
         Home(tmp_path / "home").make()
+
+
+def test_a_pool_whose_parts_are_on_the_way_is_starting(tmp_path: Path) -> None:
+    names = ("hub", "rollout-my-model-1", "learner-tiny-2")
+    home = home_in(tmp_path)
+    home.write(stack_of(os.getpid(), None, *(PartState(name=name, standing="warming") for name in names)))
+
+    found = [pool for pool in ("tiny", "my-model", "my", "model") if is_starting(home.folder, pool)]
+
+    assert found == ["tiny", "my-model"]
+
+    home.forget()
+
+    assert not is_starting(home.folder, "tiny")
