@@ -41,7 +41,7 @@ EVENTS: tuple[Row, ...] = (
     Row(steps.StepSaved, ("learner",), ("hub", "recorder", "scheduler")),
     Row(steps.StepDiverged, ("learner",), ("recorder", "rollout")),
     Row(steps.TrainingFailed, ("learner",), ("recorder", "scheduler")),
-    Row(record.RecordClosed, ("recorder",), ()),
+    Row(record.RecordClosed, ("recorder",), ("recorder",)),
 )
 
 REQUESTS: tuple[type[Request], ...] = (

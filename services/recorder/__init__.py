@@ -3,7 +3,7 @@
 Hears    run.submitted, run.planned, run.started, run.retried, run.warned, run.evaluated, run.resumed,
          run.cancel-requested, run.completed, run.failed, run.cancelled, dataset.requested, dataset.prepared,
          dataset.failed, group.requested, group.generated, group.scored, group.cancelled, step.claimed, step.finished,
-         step.saved, step.diverged, training.failed
+         step.saved, step.diverged, training.failed, record.closed
 Says     record.closed
 Answers  key.fetch, events.find, rollouts.find, rollouts.export
 Keeps    in the store, each run's events and rollouts as Parquet; as a record, how far it has written

@@ -42,6 +42,8 @@ ROLLOUTS = pa.schema(
 
 ROWS_READ_TOGETHER = 512
 """Rows of a row group: few, so that one rollout is found without reading many."""
+BYTES_READ_TOGETHER = 32 << 20
+"""How large a row group of a merged segment grows: facts may be large."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,30 @@ def read_events(path: Path, wanted: Callable[[int, str], bool]) -> Iterator[Entr
             for row in batch.to_pylist():
                 if wanted(row["sequence"], row["subject"]):
                     yield Entry(**(row | {"time": row["time"].timestamp()}))
+
+
+def merge(parts: Sequence[Path], into: Path) -> int:
+    """One file with the rows of all, in order; gives how many. No more of them is in memory than a row group."""
+    held: list[pa.RecordBatch] = []
+    with pq.ParquetWriter(into, pq.read_schema(parts[0]), compression="zstd") as file:
+
+        def write(batches: Sequence[pa.RecordBatch]) -> None:
+            if batches:
+                table = pa.Table.from_batches(batches)
+                file.write_table(table, row_group_size=max(1, table.num_rows))
+
+        rows = 0
+        for part in parts:
+            with pq.ParquetFile(part) as source:
+                for batch in source.iter_batches(batch_size=64):
+                    held.append(batch)
+                    rows += batch.num_rows
+                    held_rows, held_bytes = sum(b.num_rows for b in held), sum(b.nbytes for b in held)
+                    if held_rows >= ROWS_READ_TOGETHER or held_bytes >= BYTES_READ_TOGETHER:
+                        write(held)
+                        held.clear()
+        write(held)
+    return rows
 
 
 def group_ids(path: Path) -> set[str]:

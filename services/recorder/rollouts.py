@@ -90,10 +90,9 @@ class Rollouts:
         book = self._writer.book
         # What is in memory first: what leaves it meanwhile is in the store by then.
         unwritten, written = book.unwritten(asked.run_id), book.written
-        segments = await self._shelf.segments(asked.run_id, "rollouts")
         folder = self._settings.home / "record" / "asked"
         folder.mkdir(parents=True, exist_ok=True)
-        async with self._shelf.copies(segments) as paths:
+        async with self._shelf.copies(asked.run_id, "rollouts") as (segments, paths):
             newer = [path for path, segment in zip(paths, segments, strict=True) if segment.last > written]
             stored = {id for path in newer for id in await asyncio.to_thread(parquet.group_ids, path)}
             with TemporaryDirectory(dir=folder) as own:

@@ -18,6 +18,7 @@ from flash.secrets import KeyPair
 from flash.store import Store
 from services.recorder.boards import Boards
 from services.recorder.book import address
+from services.recorder.merging import Merger
 from services.recorder.parquet import read_events
 from services.recorder.rollouts import Rollouts
 from services.recorder.settings import Settings
@@ -39,10 +40,11 @@ class Recorder:
         self.writer = Writer(bus, store, bus.records("recorder"), self._shelf, settings, now=now)
         self._rollouts = Rollouts(store, self._shelf, self.writer, settings)
         self._keys = KeyPair.kept(settings.key_file or settings.home / "keys" / "recorder")
+        self._merger = Merger(store, self._shelf, settings)
         self._boards = Boards(bus, store, self._keys, settings)
 
     def subscriptions(self) -> tuple[Shared, ...]:
-        return self._boards.subscriptions()
+        return (*self._boards.subscriptions(), *self._merger.subscriptions())
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
         return {
@@ -91,8 +93,7 @@ class Recorder:
         after = request.after
         page = (self._settings.page_events, self._settings.page_bytes)
         if "group" in nouns:
-            segments = await self._shelf.segments(request.run_id, "events")
-            async with self._shelf.copies([segment for segment in segments if segment.last > after]) as paths:
+            async with self._shelf.copies(request.run_id, "events", after=after) as (segments, paths):
                 for path in paths:
                     for event in await asyncio.to_thread(_recorded_in, path, request, nouns, *page):
                         yield event, True

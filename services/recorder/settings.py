@@ -31,6 +31,8 @@ class Settings(ServiceSettings, frozen=True):
     """How many bytes of facts are written together; four times as many may wait in memory."""
     segment_s: float = Field(300.0, gt=0)
     """How long a fact waits for others before it is written: a day of a slow run is few segments."""
+    merged_bytes: int = Field(64 << 20, ge=1)
+    """How large segments grow that are merged: those of one run, when there are many small ones."""
     settle_s: float = Field(60.0, ge=0)
     """How long after a run's end its record stays open for groups that were asked for and have not come."""
     keep_steps: int = Field(50, ge=0)

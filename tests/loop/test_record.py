@@ -1,15 +1,14 @@
 """What a run leaves behind is the run: every group word for word, every rollout with its advantage."""
 
 import asyncio
-from io import BytesIO
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from flash.contracts.groups import GroupScored
 from flash.contracts.record import RecordClosed, RolloutsFind
 from flash.contracts.runs import RunCompleted
+from tests.records import recorded as recorded_rows
 
 
 @pytest.mark.slow
@@ -35,7 +34,5 @@ async def test_a_run_is_found_again_in_its_record(stack: Any) -> None:
     assert found.total == len(told) == 6 * 4 * 4
     assert {(rollout.group_id, rollout.index): rollout.advantage for rollout in found.rollouts} == told
     assert best.rollouts[0].reward == max(v.reward for group in groups for v in group.verdicts if v.reward is not None)
-    rows: list[dict[str, Any]] = []
-    async for stat in stack.store.list("runs/r1/record/events/"):
-        rows += pq.read_table(BytesIO(await stack.store.get(stat.key))).to_pylist()
+    rows = await recorded_rows(stack.store, "events")
     assert [GroupScored.decode(r["body"]) for r in rows if ".group.scored." in r["subject"]] == groups

@@ -1,15 +1,14 @@
 """A run whose stream is kept short ends as one whose stream is not, whoever dies on the way."""
 
 import asyncio
-from io import BytesIO
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from flash.contracts.groups import GroupScored
 from flash.contracts.record import RecordClosed
 from flash.contracts.runs import RunCompleted
+from tests.records import recorded as recorded_rows
 
 
 @pytest.mark.slow
@@ -28,9 +27,7 @@ async def test_a_run_that_is_trimmed_killed_and_taken_over_ends_bit_for_bit_like
     assert (stack.deaths["learner-1"], stack.deaths["recorder-1"]) == (1, 1)
     left = await stack.groups("r1")
     assert {group.step for group in left} <= {8, 9, 10}, "the groups of earlier steps have left the stream"
-    rows: list[dict[str, Any]] = []
-    async for stat in stack.store.list("runs/r1/record/events/"):
-        rows += pq.read_table(BytesIO(await stack.store.get(stat.key))).to_pylist()
+    rows = await recorded_rows(stack.store, "events")
     recorded = [GroupScored.decode(row["body"]) for row in rows if ".group.scored." in row["subject"]]
     steps = await stack.steps("r1")
     trained = sorted((step.step, group.group) for step in steps for group in step.groups)

@@ -5,11 +5,9 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from flash.bus.jetstream import JetStreamBus, connect
@@ -17,6 +15,8 @@ from flash.bus.server import NatsServer
 from flash.contracts.catalogue import kind_of
 from flash.contracts.record import RecordClosed, RolloutsFind
 from flash.store import Store, open_store
+from services.recorder.parquet import Kind
+from tests.records import recorded
 
 STEPS, GROUPS = 12, 3
 POINTS = ["planned:3", "segment-stored:4", "recorded:3"]
@@ -67,11 +67,11 @@ class Recorders:
             async for _ in self.bus.replay(RecordClosed.pattern(org="local", run_id=run_id)):
                 return
 
-    async def rows(self, kind: str, run_id: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        async for stat in self.store.list(f"runs/{run_id}/record/{kind}/"):
-            found += pq.read_table(BytesIO(await self.store.get(stat.key))).to_pylist()
-        return found
+    async def rows(self, kind: Kind, run_id: str) -> list[dict[str, Any]]:
+        return await recorded(self.store, kind, run_id)
+
+    async def segments(self, run_id: str, kind: Kind) -> int:
+        return len([stat async for stat in self.store.list(f"runs/{run_id}/record/{kind}/")])
 
     async def holds(self, run_id: str, said: list[Any]) -> None:
         events, rollouts = await self.rows("events", run_id), await self.rows("rollouts", run_id)
@@ -110,6 +110,25 @@ async def test_recorders_that_die_where_it_hurts_write_every_fact_once(recorders
         await recorders.closed(run_id)
         await recorders.holds(run_id, facts_of_run)
     assert recorders.deaths == len(POINTS), "a kill point was never passed"
+
+
+@pytest.mark.slow
+async def test_a_recorder_that_dies_while_it_merges_leaves_one_segment_in_the_end(
+    recorders: Recorders, facts: Any
+) -> None:
+    said = facts().whole(STEPS, GROUPS)
+    await recorders.start("recorder-0", "segments-merged:1")
+    for event in said:
+        await recorders.bus.publish(event)
+        await asyncio.sleep(0.02)
+
+    await recorders.closed("r1")
+    async with asyncio.timeout(60.0):
+        while [await recorders.segments("r1", kind) for kind in ("events", "rollouts")] != [1, 1]:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+    assert recorders.deaths == 1
+    await recorders.holds("r1", said)
 
 
 @pytest.mark.slow
