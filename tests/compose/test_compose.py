@@ -133,10 +133,8 @@ def test_torch_is_built_for_the_cpu(stack: Stack) -> None:
 
 
 def test_every_scorer_has_all_walls(stack: Stack) -> None:
-    lines = [
-        json.loads(line) for line in stack.compose("logs", "--no-log-prefix", "scorer").splitlines()
-        if line.startswith("{") and '"sandbox.chosen"' in line
-    ]  # fmt: skip
+    said = stack.compose("logs", "--no-log-prefix", "scorer").splitlines()
+    lines = [json.loads(line[line.index("{") :]) for line in said if '"sandbox.chosen"' in line]
 
     assert [line["walls"] for line in lines] == ["bwrap"] * 3
     assert [line["missing"] for line in lines] == [[]] * 3

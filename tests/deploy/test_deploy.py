@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,7 +24,17 @@ from flash.store.memory import MemoryStore
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell makes the keys")
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def test_every_variable_of_compose_has_a_row_with_its_default() -> None:
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (ROOT / "compose.yaml").read_text()))
+
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", (ROOT / "docs/operating.md").read_text(), re.MULTILINE)
+
+    assert dict(rows) == used
 
 
 def made(folder: Path, **variables: str) -> dict[str, str]:
