@@ -34,7 +34,7 @@ async def trace(options: Namespace) -> None:
         if not events:
             raise NotFound(f"there is no run {options.run_id}: `flash runs` lists them")
         if chosen:
-            step = int(chosen["step"] or chosen["of"])
+            step = int(chosen["step"] or chosen["of"] or 0)
             events += await told_so_far(bus, options.run_id, nouns=["group"], step=step)
     roots = tree(selected(events, chosen) if chosen else events)
     if not roots:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flash.bus import Bus
-from flash.client.asking import runs
+from flash.client.asking import LISTED, runs
 from flash.client.following import told_so_far
 from flash.contracts.requests import RecordedEvent
 
@@ -22,7 +22,8 @@ class Speed:
 
 async def measured(bus: Bus, model: str, algorithm: str) -> Speed | None:
     """That of the newest run of a model on this stack which has taken steps; None where there is none."""
-    alike = [run for run in await runs(bus) if run.model == model and run.algorithm == algorithm and run.step > 0]
+    newest = (await runs(bus, most=LISTED)).runs
+    alike = [run for run in newest if run.model == model and run.algorithm == algorithm and run.step > 0]
     for run in alike[:NEWEST]:
         if found := await speed_of(bus, run.run_id):
             return found

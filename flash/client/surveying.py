@@ -54,6 +54,8 @@ async def survey(
     first = await _prepared(bus, spec, 0, sealed, say)
     if not first.rows:
         raise EnvironmentFault(f"the {spec.split} split of {spec.environment.id} has no rows")
+    if spec.train and spec.train.eval_every and not (await _prepared(bus, spec.of("eval"), 0, sealed, say)).rows:
+        raise EnvironmentFault(f"the {spec.train.eval_split} split of {spec.environment.id} has no rows to evaluate on")
     planned = plan(spec, first.rows)
     looked_at = min(planned.rows, MOST_ROWS)
     chunks = range(-(-looked_at // DATASET_CHUNK))

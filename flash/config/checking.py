@@ -65,6 +65,8 @@ def _unservable(config: RunConfig, model_card: ModelCard) -> Iterable[str]:
             f"train.init_from_adapter is {shown(train.init_from_adapter)}, but the checkpoint of a run is wanted: "
             f"{references.hint(train.init_from_adapter)}, as `flash checkpoints` prints it"
         )
+    if not SPLIT.fullmatch(train.eval_split):
+        yield (f'train.eval_split is {shown(train.eval_split)}, but the name of a split is wanted, for example "eval"')
     if train.max_length > model_card.context:
         yield f"train.max_length is {train.max_length}, but {config.model} reads at most {model_card.context} tokens"
     if isinstance(train, GrpoTrain) and train.max_tokens >= train.max_length:

@@ -60,6 +60,11 @@ class Train(Section):
     """`RUN`, `RUN/final` or `RUN/step-N`: begin with the adapter of that checkpoint."""
     max_faults: float = Field(0.2, ge=0, le=1)
     """The share of faulted rollouts, over three steps, that fails the run."""
+    eval_every: int = Field(0, ge=0, le=MOST)
+    """Steps from one evaluation of the policy to the next, on every row of `eval_split`, once each; the policy that the
+    run starts from and the last one are evaluated too. 0: none is."""
+    eval_split: str = "eval"
+    """The rows that policies are evaluated on: `dataset/SPLIT.jsonl` of the package."""
 
 
 class SftTrain(Train):

@@ -62,6 +62,9 @@ def resolve(
         save_every=train.save_every,
         init_from_adapter=warm_start.policy if warm_start else None,
         max_faults=train.max_faults,
+        eval_every=train.eval_every,
+        eval_split=train.eval_split,
+        eval_sampling=_eval_sampling(config) if train.eval_every else None,
     )
     sampling = None
     if isinstance(train, GrpoTrain):
@@ -157,6 +160,17 @@ def prompt_text(environment: EnvironmentVersion, params: Mapping[str, Any]) -> s
 def new_run_id(epoch_s: float, draw: Callable[[int], str] = secrets.token_hex) -> str:
     """`flash-<epoch>-<8 hex>`, made by whoever submits, so that submitting twice is one run."""
     return f"flash-{int(epoch_s)}-{draw(4)}"
+
+
+def _eval_sampling(config: RunConfig) -> SamplingSpec:
+    """One answer to each row, drawn as in training; after SFT, which draws none, as GRPO would by default."""
+    train = config.train
+    if not isinstance(train, GrpoTrain):
+        most = min(1_536 if config.thinking else 320, train.max_length // 2)
+        return SamplingSpec(group_size=1, temperature=1.0, max_tokens=most)
+    return SamplingSpec(
+        group_size=1, temperature=train.temperature, max_tokens=train.max_tokens, stop_sequences=train.stop_sequences
+    )
 
 
 def _lora(config: RunConfig, warm_start: WarmStart | None) -> tuple[int, int]:

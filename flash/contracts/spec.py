@@ -33,6 +33,15 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Names of environment variables that it is given; their values are sealed, and lie elsewhere."""
 
 
+class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How a group is drawn."""
+
+    group_size: int
+    temperature: float
+    max_tokens: int
+    stop_sequences: list[str] = []
+
+
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How the adapter is trained; the units and meanings are those of the run config."""
 
@@ -62,6 +71,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     eval_every: int = 0
     """Steps from one evaluation of the policy to the next; the start and the end are evaluated too. 0: none."""
     eval_split: str = "eval"
+    eval_sampling: SamplingSpec | None = None
+    """How a policy plays then; None where none is evaluated."""
 
 
 class PlatformSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,15 +87,6 @@ class PlatformSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_flat_steps: int = 20
     """After so many, and `stop_flat_rollouts`, the run fails."""
     stop_flat_rollouts: int = 1_000
-
-
-class SamplingSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """How a group is drawn."""
-
-    group_size: int
-    temperature: float
-    max_tokens: int
-    stop_sequences: list[str] = []
 
 
 class WandbSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +114,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The system text, from the params or the package."""
     thinking: bool = False
     sampling: SamplingSpec | None = None
-    """None for SFT that is not evaluated, which samples nothing."""
+    """None for SFT, which samples nothing."""
     train: TrainSpec | None = None
     """None for an evaluation, which trains nothing."""
     policy: PolicyRef = PolicyRef()
@@ -128,10 +130,9 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     platform: PlatformSpec = PlatformSpec()
 
     def of(self, scope: Scope) -> "RunSpec":
-        """The spec as its groups of a scope see it: those that evaluate a training run's policies are one rollout each,
-        of its evaluation split.
+        """The spec as its groups of a scope see it: those that evaluate a training run's policies are rows of its
+        evaluation split, and sampled in their own way.
         """
         if scope == "train" or self.train is None:
             return self
-        sampling = self.sampling and msgspec.structs.replace(self.sampling, group_size=1)
-        return msgspec.structs.replace(self, split=self.train.eval_split, sampling=sampling)
+        return msgspec.structs.replace(self, split=self.train.eval_split, sampling=self.train.eval_sampling)

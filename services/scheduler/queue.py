@@ -87,10 +87,11 @@ def _waits(run: Run, live: list[Run], around: Surroundings, most: int) -> tuple[
         return 0, "a scorer to prepare its dataset" + _nobody(around, "scorer")
     if spec.train and not run.claimed:
         return _learner(run, live, around)
-    if spec.sampling and (missing := _nobody(around, "rollout", run)):
-        return 0, f"a rollout of pool {spec.pool}{missing}"
-    if spec.sampling and (missing := _nobody(around, "scorer")):
-        return 0, f"a scorer{missing}"
+    if spec.sampling or run.evaluating:
+        if missing := _nobody(around, "rollout", run):
+            return 0, f"a rollout of pool {spec.pool}{missing}"
+        if missing := _nobody(around, "scorer"):
+            return 0, f"a scorer{missing}"
     if run.saved:
         return 0, f"the evaluation of step {min(run.evaluating, default=run.step)}"
     return 0, ""

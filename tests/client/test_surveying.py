@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from flash.bus.memory import MemoryBus
@@ -27,6 +28,8 @@ class Services:
 
     bus: MemoryBus
     rows: int = 3000
+    empty: str = ""
+    """A split without rows."""
     fault: Fault | None = None
     missing: dict[int, list[int]] = field(default_factory=dict)
     unusable: bool = False
@@ -36,7 +39,8 @@ class Services:
     async def on_prepare(self, request: DatasetPrepare) -> PreparedRows:
         self.prepared.append(request)
         missing = self.missing.get(request.chunk, [])
-        return PreparedRows(rows=self.rows, digest=f"d{request.chunk}", missing_output=missing, fault=self.fault)
+        rows = 0 if request.spec.split == self.empty else self.rows
+        return PreparedRows(rows=rows, digest=f"d{request.chunk}", missing_output=missing, fault=self.fault)
 
     async def on_measure(self, request: DatasetMeasure) -> RowLengths:
         self.measured.append(request)
@@ -60,6 +64,14 @@ async def test_every_chunk_is_rendered_and_measured_and_the_steps_are_known(serv
     assert (found.rows, found.looked_at, found.plan.steps) == (3000, 3000, 1500)
     assert found.lengths is not None
     assert (found.lengths.rows, found.lengths.p95) == (3000, 10)
+
+
+async def test_an_evaluation_split_without_rows_is_refused_before_anything_is_queued(services: Services) -> None:
+    train = msgspec.structs.replace(TRAIN, eval_every=5, eval_split="held-out")
+    services.empty = "held-out"
+
+    with pytest.raises(EnvironmentFault, match="the held-out split of local/e has no rows to evaluate on"):
+        await survey(services.bus, msgspec.structs.replace(SPEC, train=train))
 
 
 async def test_the_hash_is_that_of_the_rows_and_nothing_else(services: Services) -> None:

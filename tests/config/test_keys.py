@@ -69,6 +69,7 @@ OR_MORE_0 = (-0.1, "0 or more is wanted")
 TRUTH: Errors = [("yes", "true or false is wanted"), (1, "true or false is wanted")]
 TABLE = "it is a table: [{}]"
 LONG = "a" * 40
+SPLIT = 'the name of a split is wanted, for example "eval"'
 
 KEYS: dict[str, Key] = {
     "model": Key(
@@ -233,6 +234,8 @@ KEYS: dict[str, Key] = {
         ),
     ),
     "train.max_faults": Key(default=0.2, valid=[0, 1], errors=number(OR_MORE_0, (1.5, "1 or less is wanted"))),
+    "train.eval_every": Key(default=0, valid=[10], errors=whole(0)),
+    "train.eval_split": Key(default="eval", valid=["held-out_2.b"], errors=text(("", SPLIT), ("../x", SPLIT))),
     "train.epochs": Key(default=2, valid=[1], errors=whole(1)),
     "train.max_steps": Key(default=0, valid=[7], errors=whole(0)),
     "train.max_examples": Key(default=0, valid=[7], errors=whole(0)),

@@ -9,6 +9,7 @@ from flash.config.keys import GrpoTrain, RunConfig, SftTrain
 from flash.config.resolving import WarmStart, new_run_id, preview, require_environment, resolve
 from flash.config.run import checked, load
 from flash.contracts.requests import EnvironmentVersion
+from flash.contracts.spec import SamplingSpec
 from flash.contracts.values import PolicyRef
 from flash.errors import ConfigError
 from flash.models import card
@@ -58,7 +59,8 @@ def test_sft_has_the_documented_defaults() -> None:
     assert isinstance(train, SftTrain)
     assert train.model_dump() == {
         "lora_rank": 32, "lora_alpha": 64, "learning_rate": 1e-4, "batch_size": 32, "max_length": 1024,
-        "save_every": 50, "init_from_adapter": None, "max_faults": 0.2, "epochs": 2, "max_steps": 0, "max_examples": 0,
+        "save_every": 50, "init_from_adapter": None, "max_faults": 0.2, "eval_every": 0,
+        "eval_split": "eval", "epochs": 2, "max_steps": 0, "max_examples": 0,
     }  # fmt: skip
 
 
@@ -68,7 +70,8 @@ def test_grpo_has_the_documented_defaults() -> None:
     assert isinstance(train, GrpoTrain)
     assert train.model_dump() == {
         "lora_rank": 32, "lora_alpha": 64, "learning_rate": 1e-5, "batch_size": 64, "max_length": 2368,
-        "save_every": 20, "init_from_adapter": None, "max_faults": 0.2, "steps": 150, "group_size": 8,
+        "save_every": 20, "init_from_adapter": None, "max_faults": 0.2, "eval_every": 0,
+        "eval_split": "eval", "steps": 150, "group_size": 8,
         "temperature": 1.0, "max_tokens": 320, "kl_penalty_coef": 0.0, "advantage_clip": 0.0,
         "thinking_length_penalty_coef": 0.0, "stop_sequences": [], "max_lag": 1,
         "loss": "dr_grpo", "importance_correction": "truncate", "credit": "episode",
@@ -245,6 +248,16 @@ def test_a_grpo_spec_holds_everything_the_services_need() -> None:
         "abcdef123456", {"split": "easy", "n": 3}, "easy",
     )  # fmt: skip
     assert (spec.pool, spec.reference, spec.name, spec.seed) == (card(HUB_MODEL).pool, HUB_MODEL, "first", 42)
+
+
+@pytest.mark.parametrize(("algorithm", "most"), [("grpo", 256), ("sft", 320)])
+def test_a_run_whose_policies_are_evaluated_says_on_what_and_how(algorithm: str, most: int) -> None:
+    knobs = {"eval_every": 5, "eval_split": "held-out"} | ({"max_tokens": 256} if algorithm == "grpo" else {})
+    spec = resolve(config(algorithm, train=knobs), version(), run_id="r1").of("eval")
+
+    assert spec.split == "held-out"
+    assert spec.sampling == SamplingSpec(group_size=1, temperature=1.0, max_tokens=most)
+    assert resolve(config(algorithm), version(), run_id="r1").of("eval").sampling is None
 
 
 def test_an_sft_spec_samples_nothing() -> None:

@@ -11,7 +11,7 @@ from flash.contracts.base import Event
 from flash.contracts.groups import GroupScored
 from flash.contracts.requests import RunCancel, RunGet, RunResume, RunSubmit
 from flash.contracts.runs import RunCancelled, RunCompleted, RunEvaluated, RunStarted
-from flash.contracts.spec import TrainSpec
+from flash.contracts.spec import SamplingSpec, TrainSpec
 from flash.contracts.steps import StepFinished
 from flash.models import folder
 from services.learner.policy import Base
@@ -74,7 +74,10 @@ async def test_a_cancelled_run_is_resumed_and_gives_the_adapter_that_its_groups_
 async def test_policies_are_evaluated_on_their_split_while_the_run_goes_on(running: Any, tmp_path: Path) -> None:
     async with running(tmp_path) as bus:
         spec = grpo(await published(bus, SORTING), steps=STEPS)
-        train = msgspec.structs.replace(cast("TrainSpec", spec.train), eval_every=2, eval_split="train")
+        once = SamplingSpec(group_size=1, temperature=1.0, max_tokens=8)
+        train = msgspec.structs.replace(
+            cast("TrainSpec", spec.train), eval_every=2, eval_split="train", eval_sampling=once
+        )
         assert isinstance(await ended(bus, msgspec.structs.replace(spec, train=train)), RunCompleted)
         told = await said(bus, RunEvaluated)
         groups = [group for group in await said(bus, GroupScored) if group.scope == "eval"]
