@@ -13,10 +13,11 @@ written() { # NAME, content on stdin: there whole or not at all
   cat >".$1" && mv ".$1" "$1"
 }
 
-services=$(secret services) people=$(secret people) objects=$(secret objects) operator=$(secret operator)
-printf 'SERVICES_PASSWORD: "%s"\nPEOPLE_PASSWORD: "%s"\n' "$services" "$people" | written nats.conf
+services=$(secret services) logins=$(secret logins) objects=$(secret objects) operator=$(secret operator)
+issuer=$(printf '%s' "$logins" | python3 -P -m flash.bus.jetstream.logins)
+printf 'SERVICES_PASSWORD: "%s"\nLOGIN_ISSUER: "%s"\n' "$services" "$issuer" | written nats.conf
 printf 'nats://services:%s@nats:4222' "$services" | written nats-url
 printf 's3://flash:%s@minio:9000/flash' "$objects" | written store-url
 printf 'flash_local_operator_%s' "$operator" | written operator-token
-printf "FLASH_URL='nats://people:%s@%s' FLASH_TOKEN='flash_local_operator_%s' flash login\n" \
-  "$people" "${FLASH_ADDRESS:-127.0.0.1:4222}" "$operator" | written login
+printf "FLASH_URL='nats://%s' FLASH_TOKEN='flash_local_operator_%s' flash login\n" \
+  "${FLASH_ADDRESS:-127.0.0.1:4222}" "$operator" | written login

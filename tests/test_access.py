@@ -228,8 +228,8 @@ async def test_our_services_ask_each_other_as_the_operator_and_nobody_else_may(g
     assert guarded.checks == 1  # of the admin's token: what services say to each other needs no hub
 
 
-LOCAL_TO_NONE = {"token.check", "environment.upload", "generate", "key.fetch"}
-"""Of no organisation: what they name cannot be named without having been told it, or is nobody's secret."""
+LOCAL_TO_NONE = {"token.check", "environment.limits", "generate", "key.fetch"}
+"""Of no organisation: what they tell is no secret, and an adapter is named by a digest that only its organisation reads."""
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.name)

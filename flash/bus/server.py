@@ -50,10 +50,12 @@ def free_port() -> int:
 class NatsServer:
     """A server process of our own, with its files in a folder. Start it again after `kill` and it has them still."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, *, more: str = "") -> None:
+        """`more`: lines of configuration besides."""
         self.port = port or free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._folder = folder
+        self._more = more
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> "NatsServer":
@@ -71,7 +73,7 @@ class NatsServer:
         """Returns once the server listens. Raises BusError with the end of its log when it does not."""
         self._folder.mkdir(parents=True, exist_ok=True)
         written, log = self._folder / "nats.conf", self._folder / "nats.log"
-        written.write_text(config(self._folder / "jetstream", self.port))
+        written.write_text(config(self._folder / "jetstream", self.port) + self._more)
         self._process = await asyncio.create_subprocess_exec(find_binary(), "-c", written, "-l", log)
         end = asyncio.get_running_loop().time() + READY_S
         while not await self._listens():

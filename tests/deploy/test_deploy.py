@@ -10,17 +10,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nats
 import pytest
 
 from flash.bus.jetstream import connect
+from flash.bus.jetstream.logins import answer_logins
 from flash.bus.server import find_binary, free_port
 from flash.client import connect as connect_client
+from flash.client.tokens import whose
 from flash.config.settings import ServiceSettings
-from flash.contracts.requests import RunCancel, RunState
-from flash.contracts.runs import RunCancelRequested
+from flash.contracts.access import Caller
 from flash.errors import BusError
+from flash.records import MemoryRecords
 from flash.store.memory import MemoryStore
+from services.hub.organisations import Organisations
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell makes the keys")
 
@@ -39,7 +41,8 @@ def test_every_variable_of_compose_has_a_row_with_its_default() -> None:
 
 def made(folder: Path, **variables: str) -> dict[str, str]:
     """What `keys` writes, by name."""
-    subprocess.run(["sh", DEPLOY / "keys.sh", folder], check=True, env={"PATH": os.environ["PATH"], **variables})
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", DEPLOY / "keys.sh", folder], check=True, env={"PATH": path, **variables})
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
@@ -47,11 +50,13 @@ def test_keys_are_made_once_and_only_their_group_reads_them(tmp_path: Path) -> N
     first = made(tmp_path)
     again = made(tmp_path, FLASH_ADDRESS="10.1.2.3:5222")
 
-    secrets = {name: first[name] for name in ("services", "people", "objects", "operator")}
+    secrets = {name: first[name] for name in ("services", "logins", "objects", "operator")}
     assert {len(secret) for secret in secrets.values()} == {64}
     assert len(set(secrets.values())) == 4
     assert secrets == {name: again[name] for name in secrets}
-    assert "@10.1.2.3:5222'" in again["login"]
+    assert "nats://10.1.2.3:5222'" in again["login"]
+    assert first["nats.conf"] == again["nats.conf"]
+    assert secrets["logins"] not in first["nats.conf"]
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
 
 
@@ -73,8 +78,9 @@ def test_a_service_finds_its_settings_in_the_keys(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Served:
+    keys: dict[str, str]
     services_url: str
-    people: dict[str, str]
+    operator: dict[str, str]
     """The variables of the login line."""
 
 
@@ -94,60 +100,23 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     )
     variables = dict(word.split("=", 1) for word in shlex.split(keys["login"])[:2])
     try:
-        yield Served(keys["nats-url"].replace("nats:4222", f"127.0.0.1:{port}"), variables)
+        yield Served(keys, keys["nats-url"].replace("nats:4222", f"127.0.0.1:{port}"), variables)
     finally:
         server.terminate()
         await server.wait()
 
 
-async def test_people_ask_and_can_neither_tell_facts_nor_read_them(served: Served) -> None:
-    scheduler = await connect(served.services_url, MemoryStore(), name="scheduler:1")
-    state = RunState(
-        run_id="r1", state="cancelled", algorithm="grpo", model="tiny", environment="local/sums",
-        submitted_at=1.0, step=0, steps=3,
-    )  # fmt: skip
-
-    async def cancel(request: RunCancel) -> RunState:
-        return state
-
-    await scheduler.answer("scheduler", {RunCancel: cancel})
-    person = await connect_client(environment=served.people)
+async def test_whoever_has_the_login_line_comes_in_and_nobody_else(served: Served) -> None:
+    services = await connect(served.services_url, MemoryStore(), name="hub:1")
+    organisations = Organisations(MemoryRecords(), served.keys["operator-token"], now=lambda: 7.0)
+    await services.answer("hub", organisations.answers())
+    await answer_logins(services.connection, served.keys["logins"], organisations.check)
+    operator = await connect_client(environment=served.operator)
     try:
-        assert await person.ask(RunCancel(org="local", run_id="r1")) == state
-        assert [replica.id for replica in await person.replicas()] == ["1"]
-        assert await person.pools() == []
-
-        fact = RunCancelRequested(org="local", run_id="r1")
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(person.publish(fact), 0.5)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(person.last(fact.pattern(org="local")), 0.5)
-        assert await scheduler.last(fact.pattern(org="local")) is None
+        assert await whose(operator, served.operator["FLASH_TOKEN"]) == Caller(org="local", role="operator")
+        for nobody in ("", "flash_local_operator_" + "0" * 64):
+            with pytest.raises(BusError, match="refuses us"):
+                await connect_client(environment={**served.operator, "FLASH_TOKEN": nobody})
     finally:
-        await person.close(0)
-        await scheduler.close(0)
-
-
-async def test_people_hear_no_fact(served: Served) -> None:
-    scheduler = await connect(served.services_url, MemoryStore(), name="scheduler:1")
-    refused: list[str] = []
-
-    async def on_error(error: Exception) -> None:
-        refused.append(str(error).lower())
-
-    person = await nats.connect(served.people["FLASH_URL"], error_cb=on_error)
-    try:
-        for subject in ("flash.>", "ask.>"):
-            await person.subscribe(subject)
-        await person.flush()
-        await asyncio.sleep(0.1)
-    finally:
-        await person.close()
-        await scheduler.close(0)
-
-    assert [word for word in ("flash.>", "ask.>") if any(word in error for error in refused)] == ["flash.>", "ask.>"]
-
-
-async def test_nobody_comes_in_without_a_password(served: Served) -> None:
-    with pytest.raises(BusError, match="refuses us"):
-        await connect_client(environment={"FLASH_URL": f"nats://{served.people['FLASH_URL'].rpartition('@')[2]}"})
+        await operator.close(0)
+        await services.close(0)

@@ -39,7 +39,7 @@ async def connect(
     Makes the streams where there are none, unless the caller only asks, which is all that people may. Raises BusError
     when no server answers at `nats_url` within `timeout_s`, or it refuses us.
     """
-    connection = await Connection.open(nats_url, name, timeout_s=timeout_s)
+    connection = await Connection.open(nats_url, name, token=token, timeout_s=timeout_s)
     try:
         keeper = Keeper(nats_url, name, ack_wait_s=ack_wait_s)
         facts = JetStream(connection, STREAM, keeper, ack_wait_s=ack_wait_s)

@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from flash.contracts.access import id_of, is_token, org_of
 from flash.errors import BusError
 
 STATUS = "Status"
@@ -31,14 +32,17 @@ class Connection:
         self._client = client
         self._up = asyncio.Event()
         self._on_reconnect: list[Callable[[], None]] = []
-        self._inbox = client.new_inbox()
+        self._inbox = ""
         self._tokens = itertools.count()
         self._waiting: dict[str, Callable[[Msg], None]] = {}
         self._appending: set[asyncio.Future[Msg]] = set()
 
     @classmethod
-    async def open(cls, url: str, name: str, *, timeout_s: float) -> "Connection":
-        """Raises BusError when nobody answers in time, and at once when we are refused."""
+    async def open(cls, url: str, name: str, *, token: str = "", timeout_s: float) -> "Connection":
+        """Raises BusError when nobody answers in time, and at once when we are refused.
+
+        `token` is what we come in with where there is neither user nor password in the url.
+        """
         client = Client()
         self = cls(client)
         refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -50,7 +54,13 @@ class Connection:
 
         opening = asyncio.create_task(
             client.connect(
-                url, error_cb=on_error, disconnected_cb=self._went_down, reconnected_cb=self._came_back, **options(name)
+                url,
+                error_cb=on_error,
+                disconnected_cb=self._went_down,
+                reconnected_cb=self._came_back,
+                inbox_prefix=inbox_of(token),
+                token=token if token and urlsplit(url).username is None else None,
+                **options(name),
             )
         )
         try:
@@ -63,13 +73,17 @@ class Connection:
             await asyncio.gather(opening, return_exceptions=True)
             await client.close()
             if refused.done():
-                raise BusError(f"the NATS server at {shown(url)} refuses us: {refused.result()}")
+                raise BusError(
+                    f"the NATS server at {shown(url)} refuses us: we brought no token that is known, or the hub, which "
+                    "knows them, is down; `flash login URL` asks for a token"
+                )
             raise BusError(
                 f"the NATS server at {shown(url)} does not answer within {timeout_s:g} s: "
                 "is Flash up? `flash up` starts it"
             )
         refused.cancel()
         await opening
+        self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.*", cb=self._on_reply, pending_msgs_limit=-1, pending_bytes_limit=-1)
         self._up.set()
         return self
@@ -193,6 +207,11 @@ def options(name: str) -> dict[str, Any]:
         "pending_size": 64 << 20,
         "drain_timeout": 5,
     }
+
+
+def inbox_of(token: str) -> str:
+    """Where a token's holder, and nobody else, hears what they are answered."""
+    return f"_INBOX.{org_of(token)}.{id_of(token)}" if is_token(token) else "_INBOX"
 
 
 def is_status(msg: Msg, status: str) -> bool:
