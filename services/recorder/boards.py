@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import structlog
 from flash.bus import Bus, Shared
 from flash.contracts.base import Event
 from flash.contracts.keys import sealed_key, spec_key
-from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunStarted
+from flash.contracts.runs import RunCancelled, RunCompleted, RunEvaluated, RunFailed, RunStarted
 from flash.contracts.spec import RunSpec
 from flash.contracts.steps import StepFinished
 from flash.errors import CannotOpen, NoSuchObject
@@ -97,28 +97,41 @@ class Boards:
             return "refused" in begun
 
     async def _tell_steps(self, event: RunStarted, process: asyncio.subprocess.Process) -> None:
-        """Every step of the run from the first on, and the end of this attempt."""
-        where = {"org": event.org, "run_id": event.run_id}
-        began = await self._bus.last(RunStarted.pattern(pool=event.pool, attempt=event.attempt, **where))
-        kinds = (StepFinished, *ENDS)
-        async with aclosing(self._bus.replay(*(kind.pattern(**where) for kind in kinds))) as said:  # type: ignore[type-var]
-            async for fact in said:
-                if isinstance(fact.event, StepFinished):
-                    if shown := figures(fact.event):
-                        await _tell(process, {"step": fact.event.step, "metrics": shown})
-                elif began is None or fact.sequence > began.sequence:
-                    await _tell(process, ending(fact.event))
+        """Every step of the run from the first on, and the end of this attempt.
+
+        W&B takes steps in their order only. An evaluation is told with the step that was finished next, and says
+        itself which policy it is about.
+        """
+        evaluated: dict[str, float] = {}
+        step = 0
+        async with aclosing(self._facts(event, StepFinished, RunEvaluated, *ENDS)) as facts:
+            async for fact in facts:
+                if isinstance(fact, RunEvaluated):
+                    evaluated |= evaluation(fact)
+                elif not isinstance(fact, StepFinished):
+                    if evaluated and isinstance(fact, RunCompleted):  # of one that is resumed, it comes with a step
+                        await _tell(process, {"step": step + 1, "metrics": evaluated})
+                    await _tell(process, ending(fact))
                     return
+                elif shown := figures(fact):
+                    step = fact.step
+                    await _tell(process, {"step": step, "metrics": shown | evaluated})
+                    evaluated = {}
 
     async def _over(self, event: RunStarted) -> float:
         """Waits for the end of this attempt; gives the loop's time then."""
-        where = {"org": event.org, "run_id": event.run_id}
-        began = await self._bus.last(RunStarted.pattern(pool=event.pool, attempt=event.attempt, **where))
-        after = began.sequence if began else 0
-        async with aclosing(self._bus.replay(*(kind.pattern(**where) for kind in ENDS), after=after)) as said:  # type: ignore[type-var]
-            async for _ in said:
+        async with aclosing(self._facts(event, *ENDS)) as facts:
+            async for _ in facts:
                 break
         return asyncio.get_running_loop().time()
+
+    async def _facts(self, event: RunStarted, *kinds: type[Event]) -> AsyncGenerator[Event, None]:
+        """What is said of a run, without the ends of attempts before this one."""
+        patterns = [kind.pattern(org=event.org, run_id=event.run_id) for kind in kinds]
+        async with aclosing(self._bus.replay(*patterns)) as said:  # type: ignore[type-var]
+            async for told in said:
+                if not isinstance(told.event, ENDS) or told.event.attempt >= event.attempt:
+                    yield told.event
 
     async def _key(self, spec: RunSpec) -> str | None:
         try:
@@ -150,6 +163,13 @@ def figures(step: StepFinished) -> dict[str, float]:
     """A step's metrics; none where nothing was learned yet."""
     rollouts = {"rollouts": float(step.rollouts), "faults": float(step.faults)} if step.rollouts else {}
     return {**step.metrics, **rollouts}
+
+
+def evaluation(event: RunEvaluated) -> dict[str, float]:
+    """The figures of an evaluation, and of which policy."""
+    told = {name: value for name, value in event.metrics.items() if isinstance(value, int | float)}
+    named = {f"metric/{name}": spread["mean"] for name, spread in (event.metrics.get("metrics") or {}).items()}
+    return {"eval/step": float(event.step), **{f"eval/{name}": float(value) for name, value in (told | named).items()}}
 
 
 def ending(event: Event) -> dict[str, Any]:

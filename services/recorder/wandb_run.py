@@ -25,6 +25,7 @@ def main() -> None:
         reason = " ".join(str(error).split())[:500]
         _say(**{"refused" if _is_final(wandb, error) else "failed": reason})
         sys.exit(1)
+    run.define_metric("eval/*", step_metric="eval/step")
     _say(begun=run.url or "")
     for line in sys.stdin:
         heard = json.loads(line)

@@ -22,12 +22,12 @@ from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
 from flash.contracts.keys import sealed_key, spec_key
 from flash.contracts.requests import RecorderKey, SealingKey
-from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunStarted
+from flash.contracts.runs import RunCancelled, RunCompleted, RunEvaluated, RunFailed, RunStarted
 from flash.contracts.spec import EnvironmentSpec, RunSpec, TrainSpec, WandbSpec
 from flash.contracts.steps import StepFinished
 from flash.contracts.values import PolicyRef
 from flash.secrets import of_run, seal
-from services.recorder.boards import ending, figures
+from services.recorder.boards import ending, evaluation, figures
 from services.recorder.service import Recorder
 from services.recorder.settings import Settings
 
@@ -49,6 +49,11 @@ def finished(step: int) -> StepFinished:
     return StepFinished(
         org="local", run_id=SPEC.run_id, attempt=1, step=step, policy=PolicyRef(version=step), metrics=metrics
     )
+
+
+def evaluated(step: int) -> RunEvaluated:
+    metrics = {"reward": 0.5, "success": None, "metrics": {"exact": {"mean": 0.25, "std": 0.1}}}
+    return RunEvaluated(org="local", run_id=SPEC.run_id, step=step, metrics=metrics)
 
 
 @dataclass
@@ -175,7 +180,7 @@ def children() -> list[psutil.Process]:
 
 async def test_a_run_is_shown_and_its_key_is_nowhere_but_at_wandb(tmp_path: Path, wandb: FakeWandb) -> None:
     async with showing(tmp_path, wandb) as bus:
-        await bus.publish(STARTED, finished(0), finished(1), finished(2))
+        await bus.publish(STARTED, finished(0), finished(1), evaluated(1), finished(2), evaluated(2))
         await until(lambda: wandb.told)
         environments = [str(p.environ()) + str(p.cmdline()) for p in psutil.Process().children(recursive=True)]
         files = contents(tmp_path)
@@ -184,6 +189,7 @@ async def test_a_run_is_shown_and_its_key_is_nowhere_but_at_wandb(tmp_path: Path
         await until(lambda: not children())
 
     assert wandb.losses == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert [row.get("eval/step") for row in wandb.rows] == [None, 1, 2]
     assert (wandb.exit_code, wandb.summary["state"]) == (0, "done")
     assert (wandb.told["project"], wandb.told["displayName"]) == ("mine", SPEC.run_id)
     assert json.loads(wandb.told["config"])["model"] == {"value": "tiny"}
@@ -260,6 +266,23 @@ async def test_nothing_is_told_of_other_runs(tmp_path: Path, wandb: FakeWandb, s
 )
 def test_how_a_run_ended_is_told(event: Event, told: dict[str, Any]) -> None:
     assert ending(event) == told
+
+
+def test_an_evaluation_says_which_policy_it_is_about() -> None:
+    assert evaluation(evaluated(4)) == {"eval/step": 4.0, "eval/reward": 0.5, "eval/metric/exact": 0.25}
+
+
+@pytest.mark.slow
+async def test_a_run_that_is_resumed_goes_on_where_it_was_shown(tmp_path: Path, wandb: FakeWandb) -> None:
+    again = msgspec.structs.replace(STARTED, attempt=2)
+    async with showing(tmp_path, wandb) as bus:
+        await bus.publish(STARTED, finished(1), RunFailed(org="local", run_id=SPEC.run_id, reason="disk full"))
+        await until(lambda: wandb.exit_code == 1)
+        await bus.publish(again, finished(2), msgspec.structs.replace(COMPLETED, attempt=2))
+        await until(lambda: wandb.exit_code == 0)
+
+    assert wandb.losses == [(1, 1.0), (2, 0.5)]
+    assert wandb.summary["state"] == "done"
 
 
 def test_faults_are_figures_of_a_step_that_played() -> None:
