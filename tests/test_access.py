@@ -229,7 +229,7 @@ async def test_our_services_ask_each_other_as_the_operator_and_nobody_else_may(g
 
 
 LOCAL_TO_NONE = {"token.check", "environment.limits", "generate", "key.fetch"}
-"""Of no organisation: what they tell is no secret, and an adapter is named by a digest that only its organisation reads."""
+"""Of no organisation: what they tell is no secret; an adapter is named by a digest that only its organisation reads."""
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.name)
