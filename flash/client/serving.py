@@ -59,8 +59,8 @@ async def require_pool(
 
 
 def absent_services(spec: RunSpec, members: Sequence[Member]) -> list[str]:
-    """The services that the run needs, and that nobody of its pool is."""
-    needed = [*(["rollout"] if spec.sampling else []), *(["learner"] if spec.train else [])]
+    """The services that the run needs, and that nobody of its pool is. Rollouts also measure the rows of SFT."""
+    needed = ["rollout", "learner"] if spec.train else ["rollout"]
     there = {member.service for member in members if member.serving.pool == spec.pool}
     return [service for service in needed if service not in there]
 

@@ -20,7 +20,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 SAMPLING = SamplingSpec(group_size=2, temperature=1.0, max_tokens=8)
 
 
-def spec(model: str = "tiny", *, samples: bool = True, trains: bool = True, **more: Any) -> RunSpec:
+def spec(model: str = "tiny", *, trains: bool = True, **more: Any) -> RunSpec:
     train = TrainSpec(lora_rank=8, lora_alpha=8, learning_rate=1e-4, batch_size=2, max_length=256, save_every=5)
     return RunSpec(
         org="local",
@@ -31,7 +31,7 @@ def spec(model: str = "tiny", *, samples: bool = True, trains: bool = True, **mo
         seed=1,
         environment=EnvironmentSpec(id="local/x", version="a", digest="a", key="k"),
         split="train",
-        sampling=SAMPLING if samples else None,
+        sampling=SAMPLING,
         train=train if trains else None,
         **more,
     )
@@ -66,7 +66,6 @@ async def test_a_run_wants_those_services_that_it_uses() -> None:
 
     assert absent_services(spec(), members) == ["learner"]
     assert absent_services(spec(trains=False), members) == []
-    assert absent_services(spec(samples=False), members) == ["learner"]
     assert absent_services(spec("smollm2-135m"), members) == ["rollout", "learner"]
 
 
