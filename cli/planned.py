@@ -1,6 +1,6 @@
 """What will run, line by line, before it is submitted. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cli import output
@@ -25,6 +25,7 @@ def lines(spec: RunSpec, found: Survey, changed: Mapping[str, tuple[Any, Any]]) 
         **{key: ", ".join(value) for key, value in _declared(spec).items() if value},
         "rows": _rows(spec, found),
         "tokens": tokens(spec, found.lengths) if found.lengths else "not counted",
+        "thoughts": thoughts(found.thoughtless),
         "steps": steps(spec, train, found.plan),
         "each step": each_step(spec, train, found.plan),
         "adapter": f"rank {train.lora_rank}, alpha {train.lora_alpha}, learning rate {train.learning_rate:g}",
@@ -43,6 +44,14 @@ def tokens(spec: RunSpec, lengths: Lengths) -> str:
         if count
     ]
     return f"{told}; {', '.join(left)}" if left else f"{told}; none is cut"
+
+
+def thoughts(thoughtless: Sequence[int]) -> str:
+    """What SFT would teach against, where the run thinks; empty where every answer holds a thought."""
+    if not thoughtless:
+        return ""
+    count = "1 output has" if len(thoughtless) == 1 else f"{len(thoughtless):,} outputs have"
+    return f"{count} no <think> and </think>, the first in row {thoughtless[0]}: SFT teaches not to think there"
 
 
 def steps(spec: RunSpec, train: TrainSpec, planned: Plan) -> str:

@@ -36,6 +36,8 @@ class Survey:
     plan: Plan
     lengths: Lengths | None
     """None where no rollout of the pool answers."""
+    thoughtless: tuple[int, ...] = ()
+    """Rows whose gold answer holds no thought, where the run is to learn to think from it."""
 
 
 async def survey(
@@ -71,7 +73,11 @@ async def survey(
     if reason := unlearnable(spec, planned, (row for report in reports for row in report.missing_output)):
         raise ConfigError(reason)
     digest = hashlib.sha256("".join(report.digest for report in reports).encode()).hexdigest()
-    return Survey(first.rows, looked_at, digest, planned, await _measured(bus, spec, looked_at, say))
+    thoughtless = [row for report in reports for row in report.thoughtless if row < planned.rows]
+    lengths = await _measured(bus, spec, looked_at, say)
+    return Survey(
+        first.rows, looked_at, digest, planned, lengths, tuple(thoughtless) if spec.algorithm == "sft" else ()
+    )
 
 
 def require_usable(spec: RunSpec, lengths: Lengths) -> None:

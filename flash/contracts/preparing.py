@@ -19,6 +19,8 @@ class PreparedRows(msgspec.Struct, frozen=True, kw_only=True):
     """sha256 of the chunk as it is stored, in hex."""
     missing_output: list[int] = []
     """Rows of this chunk without gold output; at most 100 are named."""
+    thoughtless: list[int] = []
+    """Rows of this chunk whose gold answer holds no thought, where the run thinks."""
     fault: Fault | None = None
     """The environment could not give its rows."""
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import msgspec
 
+from envsdk.thinking import CLOSE, OPEN
 from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupScored
 from flash.contracts.preparing import PreparedRows
 from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested
 from flash.contracts.spec import RunSpec
-from flash.contracts.values import Example, Fault, Rollout, Verdict
+from flash.contracts.values import Example, Fault, Message, Rollout, Verdict
 
 _MISSING_NAMED = 100
 _CARRIED = tuple(
@@ -60,10 +61,19 @@ def missing_output(examples: Sequence[Example]) -> list[int]:
     return [example.index for example in examples if not example.completion][:_MISSING_NAMED]
 
 
-def prepared_rows(examples: Sequence[Example], total: int) -> PreparedRows:
+def prepared_rows(examples: Sequence[Example], total: int, *, thinking: bool) -> PreparedRows:
     """What is told of a chunk before a run is submitted."""
     digest = hashlib.sha256(encode_examples(examples)).hexdigest()
-    return PreparedRows(rows=total, digest=digest, missing_output=missing_output(examples))
+    without = [example.index for example in examples if example.completion and not _thinks(example.completion)]
+    return PreparedRows(
+        rows=total, digest=digest, missing_output=missing_output(examples), thoughtless=without if thinking else []
+    )
+
+
+def _thinks(gold: Sequence[Message]) -> bool:
+    """What is said at the end holds a thought."""
+    said = [str(turn.get("content") or "") for turn in gold if turn.get("role") == "assistant"]
+    return bool(said) and OPEN in said[-1] and CLOSE in said[-1]
 
 
 def group_cancelled(event: GroupGenerated) -> GroupCancelled:

@@ -184,7 +184,7 @@ class Scorer:
             examples, total = await self._rendered(request.spec, request.chunk, request.sealed)
         except (LoadFailed, CannotOpen) as failed:
             return PreparedRows(fault=_fault(failed))
-        return prepared_rows(examples, total)
+        return prepared_rows(examples, total, thinking=request.spec.thinking)
 
     async def start_episodes(self, request: EpisodeStart) -> EpisodesStarted:
         return await self._holder.start(request, (await self._spec(request.run_id)).of(request.scope))

@@ -70,6 +70,15 @@ def test_sft_shows_epochs_and_what_is_cut(pushed: Path, fake_stack: Any, capsys:
     assert "steps       2, 2 epochs of 2 rows" in err
 
 
+def test_thinking_that_the_outputs_do_not_show_is_told(pushed: Path, fake_stack: Any, capsys: Capture) -> None:
+    fake_stack.prepared = PreparedRows(rows=3, digest="a1", thoughtless=[1, 2])
+
+    assert main(["train", "configs/sft.toml", "--set", "thinking=true"]) == 0
+
+    told = " ".join(capsys.readouterr().err.split())
+    assert "thoughts 2 outputs have no <think> and </think>, the first in row 1: SFT teaches not to think there" in told
+
+
 @pytest.mark.parametrize(
     ("prepared", "sentence"),
     [

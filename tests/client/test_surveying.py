@@ -9,7 +9,7 @@ import pytest
 from flash.bus.memory import MemoryBus
 from flash.client.surveying import survey
 from flash.contracts.preparing import DatasetMeasure, DatasetPrepare, PreparedRows, RowLengths
-from flash.contracts.spec import EnvironmentSpec, RunSpec, TrainSpec
+from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.values import Fault
 from flash.errors import ConfigError, EnvironmentFault
 
@@ -32,6 +32,7 @@ class Services:
     """A split without rows."""
     fault: Fault | None = None
     missing: dict[int, list[int]] = field(default_factory=dict)
+    thoughtless: dict[int, list[int]] = field(default_factory=dict)
     unusable: bool = False
     prepared: list[DatasetPrepare] = field(default_factory=list)
     measured: list[DatasetMeasure] = field(default_factory=list)
@@ -40,7 +41,10 @@ class Services:
         self.prepared.append(request)
         missing = self.missing.get(request.chunk, [])
         rows = 0 if request.spec.split == self.empty else self.rows
-        return PreparedRows(rows=rows, digest=f"d{request.chunk}", missing_output=missing, fault=self.fault)
+        thoughtless = self.thoughtless.get(request.chunk, [])
+        return PreparedRows(
+            rows=rows, digest=f"d{request.chunk}", missing_output=missing, thoughtless=thoughtless, fault=self.fault
+        )
 
     async def on_measure(self, request: DatasetMeasure) -> RowLengths:
         self.measured.append(request)
@@ -72,6 +76,18 @@ async def test_an_evaluation_split_without_rows_is_refused_before_anything_is_qu
 
     with pytest.raises(EnvironmentFault, match="the held-out split of local/e has no rows to evaluate on"):
         await survey(services.bus, msgspec.structs.replace(SPEC, train=train))
+
+
+@pytest.mark.parametrize(("algorithm", "found"), [("sft", (3, 1030)), ("grpo", ())])
+async def test_answers_without_a_thought_are_counted_where_they_are_learned_from(
+    services: Services, algorithm: Any, found: tuple[int, ...]
+) -> None:
+    services.thoughtless = {0: [3], 1: [1030, 1500]}
+    train = msgspec.structs.replace(TRAIN, max_examples=1100, steps=2)
+    sampling = SamplingSpec(group_size=2, temperature=1.0, max_tokens=8) if algorithm == "grpo" else None
+    spec = msgspec.structs.replace(SPEC, algorithm=algorithm, train=train, sampling=sampling, thinking=True)
+
+    assert (await survey(services.bus, spec)).thoughtless == found
 
 
 async def test_the_hash_is_that_of_the_rows_and_nothing_else(services: Services) -> None:
