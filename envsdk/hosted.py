@@ -19,7 +19,7 @@ from envsdk.examples import Message, TaskExample, checked_message, stable_exampl
 from envsdk.faults import NoRewardError, fault
 from envsdk.lines import LineFile
 from envsdk.loading import accepted_params, checked_environment, find_factory, names_param
-from envsdk.pools import renew_in_forks
+from envsdk.pools import ANSWERING, renew_in_forks
 from envsdk.splits import DEFAULT_SPLIT, SUITES, load_split, prompt_text, split_names
 from envsdk.suites import Suites, suites_of
 from envsdk.thinking import Answer, cut_short, split_thinking
@@ -155,7 +155,7 @@ class Hosted:
         else:
             from concurrent.futures import ThreadPoolExecutor  # loaded where it is used: it costs every fork
 
-            with ThreadPoolExecutor(at_once) as pool:
+            with ThreadPoolExecutor(at_once, ANSWERING) as pool:
                 for done in [pool.submit(score, index) for index in range(len(texts))]:
                     done.result()
         return sum(took_s)

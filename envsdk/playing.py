@@ -17,6 +17,7 @@ from envsdk.environments import EnvironmentEpisode, EnvironmentTurn
 from envsdk.examples import Message, TaskExample, checked_message
 from envsdk.faults import NoRewardError, fault
 from envsdk.hosted import Hosted, Tell, example_of, plain, verdict
+from envsdk.pools import ANSWERING
 from envsdk.thinking import Answer, cut_short, split_thinking
 
 Word = tuple[int, str, Mapping[str, Any]]
@@ -126,7 +127,7 @@ class Episodes:
         def side_by_side() -> None:
             from concurrent.futures import ThreadPoolExecutor  # loaded where it is used: it costs every fork
 
-            with ThreadPoolExecutor(at_once) as pool:
+            with ThreadPoolExecutor(at_once, ANSWERING) as pool:
                 for word in words:
                     pool.submit(answer, *word)
 

@@ -9,6 +9,9 @@ import os
 import sys
 from typing import Any
 
+ANSWERING = "answer-"
+"""What the names of threads begin with that work at an answer each."""
+
 
 def renew_in_forks() -> None:
     """Of the pools that there are now. Costs nothing where nobody has made one."""

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -22,6 +22,9 @@ from envsdk.playing import Episodes, Word
 from .confinement import die_with, limit
 from .frames import ANSWER_BYTES, HEAD, encode, framed, read_frame
 from .slot import Slot
+
+if TYPE_CHECKING:
+    from .printing import ByThread
 
 _TOGETHER_S = 0.001
 """How long an answer may wait for the next, to be told with it."""
@@ -52,12 +55,15 @@ def respond(hosted: Hosted, channel: socket.socket, method: str, args: dict[str,
     # Answers that follow one another at once travel together: each journey costs more than a quick score. What a fork
     # that dies had not yet told is asked again, like everything behind it.
     told, sent_at = bytearray(), time.monotonic()
+    apart = _printed_apart() if args.get("at_once", 1) > 1 else ()
 
     def tell(index: int, value: dict[str, Any]) -> None:
         nonlocal sent_at
         payload = _payload(index, value)
         with one_at_a_time:
             try:
+                for stream in apart:
+                    stream.pass_on()
                 sys.stdout.flush()
                 sys.stderr.flush()
             except Exception:
@@ -77,6 +83,13 @@ def respond(hosted: Hosted, channel: socket.socket, method: str, args: dict[str,
     }  # fmt: skip
     busy_s = methods[method](args, tell) or 0.0
     channel.sendall(told + HEAD.pack(0, min(int(busy_s * 1e6), 2**32 - 1)))
+
+
+def _printed_apart() -> "tuple[ByThread, ByThread]":
+    from .printing import ByThread  # knows of threads: loaded where there are some
+
+    sys.stdout, sys.stderr = found = ByThread(sys.stdout), ByThread(sys.stderr)
+    return found
 
 
 def rehearse(slot: Slot) -> None:
