@@ -114,8 +114,8 @@ def unpack(archive: IO[bytes], into: Path, digest: str, limits: ArchiveLimits = 
     """
     if into.is_dir():
         return
-    if (num_bytes := archive.seek(0, os.SEEK_END)) > limits.packed_bytes:
-        raise over_packed("the archive", limits, num_bytes)
+    if archive.seek(0, os.SEEK_END) > limits.packed_bytes:
+        raise over_packed("the archive", limits)
     archive.seek(0)
     if (found := _digest_of(archive)) != digest:
         raise Damaged(f"the archive's digest is {found[:12]}, wanted {digest[:12]}: fetch it again")
@@ -141,8 +141,8 @@ def _digest_of(archive: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def over_packed(what: object, limits: ArchiveLimits, num_bytes: int) -> EnvironmentFault:
-    found = f"{what} is {num_bytes:,} bytes packed, at most {limits.packed_bytes:,} are taken"
+def over_packed(what: object, limits: ArchiveLimits) -> EnvironmentFault:
+    found = f"{what} is more than {limits.packed_bytes:,} bytes packed, which is the most that is taken"
     return EnvironmentFault(f"{found} (FLASH_MAX_PACKED_BYTES of the hub and the scorers): {_ALTERNATIVE}")
 
 
@@ -157,7 +157,7 @@ def _packed(path: Path, limits: ArchiveLimits) -> Packed:
     digested = _Digested(file, limits, path)
     with (
         zstandard.ZstdCompressor(level=_LEVEL).stream_writer(cast("IO[bytes]", digested), closefd=False) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK_BYTES) as archive,
     ):
         for name in sorted({*files, ENTRY}):
             if name in files:
@@ -395,7 +395,7 @@ class _Digested(io.RawIOBase):
     def write(self, data: Any) -> int:
         self.num_bytes += len(data)
         if self.num_bytes > self._limits.packed_bytes:
-            raise over_packed(self._path, self._limits, self.num_bytes)
+            raise over_packed(self._path, self._limits)
         self._digest.update(data)
         return self._file.write(data)
 

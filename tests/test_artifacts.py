@@ -148,7 +148,7 @@ def test_a_folder_over_a_limit_is_refused_naming_the_limit(tmp_path: Path) -> No
     for root, said in (
         (many, "12 files, at most 10 are taken (FLASH_MAX_MEMBERS"),
         (large, "60,006 bytes, at most 50,000 are taken (FLASH_MAX_UNPACKED_BYTES"),
-        (dense, "bytes packed, at most 20,000 are taken (FLASH_MAX_PACKED_BYTES"),
+        (dense, "is more than 20,000 bytes packed, which is the most that is taken (FLASH_MAX_PACKED_BYTES"),
     ):
         with pytest.raises(EnvironmentFault, match=re.escape(said)):
             pack(root, SMALL)

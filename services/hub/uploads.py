@@ -106,7 +106,7 @@ class Uploads:
     def _check_size(self, num_bytes: int) -> None:
         limits = self._settings.archive_limits
         if num_bytes > limits.packed_bytes:
-            raise Refused(str(over_packed("the archive", limits, num_bytes)))
+            raise Refused(str(over_packed("the archive", limits)))
 
 
 def _record(org: str, environment: str, digest: str) -> str:
