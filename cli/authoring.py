@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cli import output
+from cli.environments import full_id
 from flash.artifacts import ENTRY, Packed, pack, unpack
-from flash.config.keys import ENVIRONMENT_ID, RunConfig
+from flash.config.keys import RunConfig
 from flash.config.overlay import merged, parsed
 from flash.config.run import load
 from flash.config.secrets import Found, find
 from flash.config.settings import ArchiveSettings
+from flash.contracts.environments import ENVIRONMENT_ID
 from flash.errors import ConfigError, NotFound
 from flash.host import Host, HostSpec, Limits, LoadFailed, RequirementSets
 
@@ -77,11 +79,6 @@ def setup(reference: str, options: Namespace) -> Setup:
         algorithm=read.algorithm,
         config=found,
     )
-
-
-def full_id(reference: str, org: str) -> str:
-    """`org/name` or `org/name@version` of an environment of one's own that is named without its organisation."""
-    return reference if "/" in reference else f"{org}/{reference}"
 
 
 @asynccontextmanager

@@ -115,6 +115,11 @@ async def listing(options: Namespace) -> None:
     )
 
 
+def full_id(reference: str, org: str) -> str:
+    """`org/name` or `org/name@version` of an environment of one's own that is named without its organisation."""
+    return reference if "/" in reference else f"{org}/{reference}"
+
+
 def rows_of(version: "EnvironmentVersion") -> str:
     """How many rows each split has."""
     return ", ".join(f"{split} {count:,}" for split, count in sorted(version.rows.items()))

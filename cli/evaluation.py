@@ -15,6 +15,7 @@ import msgspec
 from cli import authoring, metrics, output
 from cli.authoring import Setup
 from cli.endpoint import Endpoint, EndpointError
+from cli.environments import full_id
 from cli.playing import Plan, Player
 from cli.results import Header, Row, Saved, Tally, judged, read_header
 from cli.runs import show_faults
@@ -220,7 +221,7 @@ async def _submitted(bus: Bus, options: Namespace) -> "_Watching":
     output.note(f"Loading environment: {options.environment}")
     setup = authoring.setup(options.environment, options)
     secrets = setup.secrets.required()
-    environment = await client.pin(bus, authoring.full_id(options.environment, bus.org), say=output.note)
+    environment = await client.pin(bus, full_id(options.environment, bus.org), say=output.note)
     environment = await client.with_params(
         bus, environment, setup.params, setup.pip, setup.worker_env, secrets, say=output.note
     )

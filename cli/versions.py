@@ -7,18 +7,17 @@ import time
 from argparse import Namespace
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from cli import authoring, output
-from cli.differences import Change, between
-from cli.environments import rows_of
+from cli import output
+from cli.environments import full_id, rows_of
 from cli.session import stack
 from flash import client
 from flash.bus import Bus
-from flash.config.keys import ENVIRONMENT_ID
 from flash.contracts.environments import (
+    ENVIRONMENT_ID,
     EnvironmentDelete,
     EnvironmentRollback,
     EnvironmentShow,
@@ -27,6 +26,9 @@ from flash.contracts.environments import (
 )
 from flash.contracts.requests import EnvironmentVersion
 from flash.errors import ConfigError, NotFound, Refused
+
+if TYPE_CHECKING:
+    from cli.differences import Change
 
 LONG_S = 300.0
 """How long the hub may take to forget an environment of very many versions."""
@@ -94,6 +96,9 @@ async def versions(options: Namespace) -> None:
 
 
 async def diff(options: Namespace) -> None:
+    from cli import authoring
+    from cli.differences import between
+
     old, new = await _two(options)
     one = await authoring.published(old, options)
     async with AsyncExitStack() as opened:
@@ -115,6 +120,8 @@ async def diff(options: Namespace) -> None:
 
 
 async def fetch(options: Namespace) -> None:
+    from cli import authoring
+
     name = _named(options.environment, "org").name
     into = options.folder or Path(name)
     if not options.force and into.exists() and not (into.is_dir() and not any(into.iterdir())):
@@ -191,7 +198,7 @@ async def _two(options: Namespace) -> tuple[str, str | Path]:
 
 def _named(text: str, org: str, *, of: str = "") -> Named:
     """`name`, `org/name`, either with `@version`; after an environment `of` also `@version` alone."""
-    whole = authoring.full_id(f"{of}{text}" if text.startswith("@") else text, org)
+    whole = full_id(f"{of}{text}" if text.startswith("@") else text, org)
     if not ENVIRONMENT_ID.fullmatch(whole):
         raise NotFound(f"{text!r} is no environment: NAME, org/name or org/name@version is wanted")
     id, _, version = whole.partition("@")
@@ -215,7 +222,7 @@ def _here(text: str) -> Path | None:
     return path if (path := Path(text)).exists() else None
 
 
-def _counted(changes: list[Change]) -> str:
+def _counted(changes: "list[Change]") -> str:
     if not changes:
         return "the same files"
     kinds = [change.kind for change in changes]

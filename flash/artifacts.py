@@ -157,7 +157,7 @@ def _packed(path: Path, limits: ArchiveLimits) -> Packed:
     digested = _Digested(file, limits, path)
     with (
         zstandard.ZstdCompressor(level=_LEVEL).stream_writer(cast("IO[bytes]", digested), closefd=False) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK_BYTES) as archive,
+        tarfile.TarFile(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK_BYTES) as archive,
     ):
         for name in sorted({*files, ENTRY}):
             if name in files:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 
 from flash import credentials
 from flash.config import references, secrets
-from flash.config.keys import DESTINATION, ENVIRONMENT_ID, SPLIT, Environment, GrpoTrain, RunConfig
+from flash.config.keys import DESTINATION, SPLIT, Environment, GrpoTrain, RunConfig
 from flash.config.overlay import is_whole
 from flash.config.requirements import normal_form
 from flash.config.sentences import named, shown
+from flash.contracts.environments import ENVIRONMENT_ID
 from flash.errors import ConfigError
 from flash.models import ModelCard
 

@@ -11,7 +11,6 @@ MOST = 1_000_000_000
 """Of anything that is counted: what is larger is a slip of the hand, and need not fit everywhere."""
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DESTINATION = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?)(:(?P<port>[0-9]{1,5}))?")
-ENVIRONMENT_ID = re.compile(r"(?P<org>[A-Za-z0-9_-]+)/(?P<name>[a-z0-9][a-z0-9._-]*)(@(?P<version>[0-9a-f]+))?")
 
 
 class Section(BaseModel):

@@ -1,12 +1,15 @@
 """Environments: an author's package, kept by the hub in immutable versions; what becomes of those, and what they were
 used for. To publish, find and fetch them: `flash.contracts.requests`."""
 
+import re
 from typing import ClassVar
 
 import msgspec
 
 from flash.contracts.base import Event, Request, Role, Token
 from flash.contracts.requests import Done, EnvironmentName, EnvironmentVersion
+
+ENVIRONMENT_ID = re.compile(r"(?P<org>[A-Za-z0-9_-]+)/(?P<name>[a-z0-9][a-z0-9._-]*)(@(?P<version>[0-9a-f]+))?")
 
 
 class EnvironmentEvent(Event, frozen=True, kw_only=True):

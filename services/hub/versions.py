@@ -3,12 +3,11 @@
 Each version has a document of its own; the environment's says which of them a bare id means, now and before.
 """
 
-import re
 from collections.abc import Sequence
 
 import msgspec
 
-from flash.contracts.environments import slug
+from flash.contracts.environments import ENVIRONMENT_ID, slug
 from flash.contracts.requests import EnvironmentVersion
 from flash.errors import Refused
 
@@ -16,10 +15,6 @@ VERSION_DIGITS = 12
 """How many hex digits of an archive's digest name the version."""
 REMEMBERED = 100
 """How many of the versions that a bare id meant before are known."""
-
-_REFERENCE = re.compile(
-    r"(?P<org>[A-Za-z0-9_-]{1,128})/(?P<name>[a-z0-9][a-z0-9._-]{0,63})(@(?P<version>[A-Za-z0-9_-]{1,64}))?"
-)
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -45,7 +40,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 def reference_of(text: str) -> Reference:
     """Raises Refused for what is no reference."""
-    if not (found := _REFERENCE.fullmatch(text)):
+    if not (found := ENVIRONMENT_ID.fullmatch(text)):
         raise Refused(f"{text[:200]!r} is no environment: an id is org/name or org/name@version")
     return Reference(found["org"], found["name"], found["version"] or "")
 
