@@ -63,14 +63,14 @@ async def upload(bus: MemoryBus, archive: bytes = ARCHIVE, parts: int = 2, name:
     size = -(-len(archive) // parts)
     for part in range(parts):
         data = archive[part * size : (part + 1) * size]
-        await bus.ask(EnvironmentUpload(org="local", environment=name, digest=digest, part=part, data=data))
+        await bus.ask(EnvironmentUpload(org=bus.org, environment=name, digest=digest, part=part, data=data))
     return digest
 
 
 async def push(bus: MemoryBus, archive: bytes = ARCHIVE, name: str = "sums", **given: Any) -> EnvironmentVersion:
     digest = await upload(bus, archive, name=name)
     version: EnvironmentVersion = await bus.ask(
-        EnvironmentPublish(org="local", environment=name, digest=digest, parts=2, **given)
+        EnvironmentPublish(org=bus.org, environment=name, digest=digest, parts=2, **given)
     )
     return version
 
