@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cli import output
-from cli.scaffold import FASTEST, TEMPLATES, configs_without_id, fill_in, lay_down
-from flash.errors import ConfigError
+from cli.scaffold import FASTEST, SHAPES, STARTER, TEMPLATES, configs_without_id, fill_in, lay_down
+from flash.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
     from cli.authoring import Setup
@@ -24,6 +24,7 @@ SHOWN = 12
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 CHECK = """\
 next:
+  flash up -d                      the stack of this machine, unless it runs
   flash env test                   find what would go wrong in training
   flash env push --name NAME .     publish it; the id goes into the configs
   flash train configs/sft.toml     learn from the expected answers
@@ -32,19 +33,22 @@ TRAINING.md is the playbook."""
 
 
 def setup(options: Namespace) -> None:
-    template = options.template or ("starter" if options.yes else _asked())
-    ensured = list(lay_down(template, Path.cwd()))
+    shapes = [shape for shape in SHAPES if getattr(options, shape.replace("-", "_"))]
+    template = options.template or (STARTER if options.yes or shapes else _asked())
+    ensured = list(lay_down(template, Path.cwd(), shapes))
     if options.json:
         output.data({"template": template, "ensured": ensured})
         return
     for name in ensured:
         output.line(f"ensured {name}")
     output.note(CHECK)
+    for model in _to_fetch(options.home):
+        output.note(f"the configs train {model}, which is not here yet: `flash models pull {model}`")
     if "README.md" in ensured:
         output.note("README.md has the commands of this one, and the number it should reach.")
-    if template == "starter":
+    if template == STARTER:
         output.note(f"A task that learns while you watch, on a laptop: --template {FASTEST} ({TEMPLATES[FASTEST]}).")
-        output.note(f"Others: {', '.join(name for name in TEMPLATES if name not in ('starter', FASTEST))}.")
+        output.note(f"Others: {', '.join(name for name in TEMPLATES if name not in (STARTER, FASTEST))}.")
 
 
 async def push(options: Namespace) -> None:
@@ -94,6 +98,8 @@ async def push(options: Namespace) -> None:
     if version.rows:
         output.note(f"rows: {rows_of(version)}")
     _offer(options, version.id)
+    for config in _configs(options):
+        output.note(f"next: flash train {config}")
 
 
 async def listing(options: Namespace) -> None:
@@ -142,12 +148,29 @@ def _setup(options: Namespace) -> "Setup":
         return authoring.Setup()
 
 
+def _to_fetch(home: Path) -> list[str]:
+    """Models that the configs of this folder name, and that a stack here could not load."""
+    from flash.config.run import read
+    from flash.models import folder
+
+    missing: dict[str, None] = {}
+    for path in configs_without_id(Path.cwd()):
+        model = ""
+        try:
+            folder(model := str(read(path).get("model", "")), home)
+        except NotFound:
+            missing[model] = None
+        except ConfigError as error:
+            output.note(f"note: {error}")
+    return [model for model in missing if model]
+
+
 def _asked() -> str:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return "starter"
+        return STARTER
     for name, summary in TEMPLATES.items():
         output.note(f"  {name:<12}{summary}")
-    return input("template [starter]: ").strip() or "starter"
+    return input("template [starter]: ").strip() or STARTER
 
 
 def _offer(options: Namespace, environment: str) -> None:
@@ -159,6 +182,12 @@ def _offer(options: Namespace, environment: str) -> None:
             output.note(f"wrote {environment} into {path}")
         else:
             output.note(f"{path} has no environment id yet; -y writes it")
+
+
+def _configs(options: Namespace) -> list[Path]:
+    """Those of the project, SFT first: it teaches the form that the reward then improves on."""
+    folder = options.path if options.path.is_dir() else options.path.parent
+    return sorted((folder / "configs").glob("*.toml"), key=lambda path: (path.stem != "sft", path.name))
 
 
 def _agreed(question: str) -> bool:

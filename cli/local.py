@@ -2,7 +2,9 @@
 
 import time
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 from cli import output
 
@@ -13,13 +15,26 @@ def up(options: Namespace) -> int:
     return stack.up(
         stack.Options(
             home=options.home,
-            models=tuple(options.models or ["tiny"]),
+            models=tuple(options.models or _small_ones(options.home)),
             rollouts=options.rollouts,
             scorers=options.scorers,
             learners=options.learners,
             detach=options.detach,
         )
     )
+
+
+def _small_ones(home: Path) -> list[str]:
+    """What a stack serves unless somebody says otherwise: the models that starters name, as far as they are here."""
+    from flash.errors import NotFound
+    from flash.models import folder
+
+    found = []
+    for model in ("tiny", "smollm2-135m"):
+        with suppress(NotFound):
+            folder(model, home)
+            found.append(model)
+    return found
 
 
 def down(options: Namespace) -> None:

@@ -12,7 +12,11 @@ from cli.scaffold import TEMPLATES
 def up(parser: ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="return once it takes runs; `flash down` stops it")
     parser.add_argument(
-        "--model", dest="models", action="append", metavar="NAME", help="serve and train this base model; default: tiny"
+        "--model",
+        dest="models",
+        action="append",
+        metavar="NAME",
+        help="serve and train this base model; default: tiny, and smollm2-135m once it is pulled",
     )
     parser.add_argument("--rollouts", type=int, default=1, metavar="N", help="rollout services of each model")
     parser.add_argument("--learners", type=int, default=1, metavar="N", help="learners of each model")
@@ -51,6 +55,10 @@ def completion(parser: ArgumentParser) -> None:
 def setup(parser: ArgumentParser) -> None:
     listing = "; ".join(f"{name}: {summary}" for name, summary in TEMPLATES.items())
     parser.add_argument("--template", metavar="NAME", help=listing)
+    parser.add_argument("--multi-turn", action="store_true", help="the starter with a second and a third try")
+    parser.add_argument(
+        "--reasoning", action="store_true", help="the starter for a model that thinks before it answers"
+    )
     parser.add_argument("-y", "--yes", action="store_true", help="ask nothing")
 
 

@@ -104,7 +104,9 @@ async def checkpoints(options: Namespace) -> None:
         return
     for save in seen.saves:
         output.line(f"step {save.step}  {seen.run_id}/step-{save.step}")
-    if not seen.saves:
+    if seen.saves:
+        output.note(f"talk to one: flash chat {seen.checkpoint}")
+    else:
         output.note(f"{seen.run_id} is {seen.state} and has saved nothing yet")
 
 

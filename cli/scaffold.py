@@ -1,7 +1,7 @@
 """A project on disk: which files a template has, and laying them down beside what is already there."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from flash.errors import ConfigError, NotFound
@@ -24,6 +24,11 @@ TEMPLATES = {
 FASTEST = "sort"
 """Learns within a minute or two on a laptop, with nothing to download."""
 
+STARTER = "starter"
+
+SHAPES = ("reasoning", "multi-turn")
+"""What the starter may be besides; each lies over it, the later over the earlier."""
+
 _PLACE = Path(__file__).parent / "templates"
 _EXAMPLES = (Path(__file__).parent / "examples", Path(__file__).parents[1] / "examples")
 """In an installed Flash, and in its repository."""
@@ -33,20 +38,31 @@ _SHARED = "TRAINING.md"
 _EMPTY_ID = re.compile(r'^(\s*id\s*=\s*)""', re.MULTILINE)
 
 
-def files(template: str) -> Iterator[tuple[str, Path]]:
-    """Each file of a template: where it goes, and where it lies. Raises NotFound naming the templates there are."""
+def files(template: str, shapes: Collection[str] = ()) -> Iterator[tuple[str, Path]]:
+    """Each file of a template: where it goes, and where it lies. `shapes`: those of `SHAPES` that the starter has.
+
+    Raises NotFound naming the templates there are, and ConfigError for another template that is to be shaped.
+    """
     if template not in TEMPLATES:
         raise NotFound(f"there is no template {template!r}; there are {', '.join(TEMPLATES)}")
-    folder = next(place / template for place in (_PLACE, *_EXAMPLES) if (place / template).is_dir())
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path.relative_to(folder).as_posix(), path
+    if shapes and template != STARTER:
+        raise ConfigError(f"--{' and --'.join(shapes)} shape the starter, but {template} has its own: leave out one")
+    folders = [next(place / template for place in (_PLACE, *_EXAMPLES) if (place / template).is_dir())]
+    folders += [_PLACE / f"{template}-{shape}" for shape in SHAPES if shape in shapes]
+    found = {name: path for folder in folders for name, path in _within(folder)}
+    yield from found.items()
     yield _SHARED, _PLACE / _SHARED
 
 
-def lay_down(template: str, folder: Path) -> Iterator[str]:
+def _within(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path.relative_to(folder).as_posix(), path
+
+
+def lay_down(template: str, folder: Path, shapes: Collection[str] = ()) -> Iterator[str]:
     """Write what is not there yet; gives the name of each file of the template."""
-    for name, source in files(template):
+    for name, source in files(template, shapes):
         place = folder / name
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -82,6 +82,8 @@ async def test(options: Namespace) -> int | None:
     if as_json:
         found = [asdict(finding) for finding in report.findings]
         output.data({"passed": passed, "findings": found, "notes": report.notes, "covered": report.covered})
+    if passed and "files" in report.covered:  # it lies here, and was packed
+        output.note(f"next: flash env push --name NAME {options.path}")
     return None if passed else FAILED
 
 

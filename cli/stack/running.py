@@ -164,6 +164,7 @@ def _wait_until_ready(daemon: "subprocess.Popen[bytes]", home: Home, said: Binar
                 board.show(stack.parts)
                 if stack.ready:
                     board.say(f"Flash is up in the background; its state is in {home.folder}. `flash down` stops it.")
+                    board.say("next, in a folder for your task: flash env setup")
                     return
             if daemon.poll() is not None:
                 said.seek(0)

@@ -11,7 +11,7 @@ import pytest
 from cli import scaffold
 from cli.__main__ import main
 from cli.scaffold import TEMPLATES, configs_without_id, fill_in, lay_down, with_id
-from envsdk import load_environment, load_task_examples
+from envsdk import EnvironmentEpisode, load_environment, load_task_examples, warn_missing_think_tags
 from flash.config.run import load
 
 OURS = ["starter", "larger", "sort"]
@@ -163,3 +163,62 @@ def test_only_configs_that_wait_for_an_id_are_offered_one(tmp_path: Path) -> Non
     fill_in(tmp_path / "configs" / "rl.toml", "local/x")
 
     assert [path.name for path in configs_without_id(tmp_path)] == ["sft.toml"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "thinks", "turns"),
+    [
+        ([], False, 1),
+        (["--multi-turn"], False, 3),
+        (["--reasoning"], True, 1),
+        (["--multi-turn", "--reasoning"], True, 3),
+    ],
+)
+def test_the_starter_takes_several_turns_or_a_thought_where_it_is_asked_to(
+    shapes: list[str], thinks: bool, turns: int, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["env", "setup", *shapes]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [f"ensured {name}" for name in SEEN]
+    environment: Any = load_environment(str(project / "environment.py"))
+    example, _ = environment.dataset
+    assert example.input == "What is 2 + 2?"
+    assert environment.max_episode_turns(example) == turns
+    assert warn_missing_think_tags(environment.dataset) == [] if thinks else example.output == "4"
+    for name in ("configs/sft.toml", "configs/rl.toml"):
+        fill_in(project / name, "local/x")
+        assert load(project / name).thinking is thinks
+
+
+def test_a_right_answer_at_the_first_try_earns_all_and_later_ones_less(tmp_path: Path) -> None:
+    list(lay_down("starter", tmp_path, ["multi-turn"]))
+    environment: Any = load_environment(str(tmp_path / "environment.py"))
+    example = environment.dataset[0]
+
+    def played(*said: str) -> float:
+        steps = [environment.step_episode(example, [], text) for text in said]
+        assert [step.done for step in steps[:-1]] == [False] * (len(steps) - 1)
+        metadata = {"steps": [step.metadata for step in steps]}
+        reward = environment.score_episode(example, EnvironmentEpisode((), said[-1], metadata=metadata))
+        return float(reward.score)
+
+    assert played("4") == played("<think>2 and 2</think> 4") == 1.0
+    assert played("5", "4") == pytest.approx(2 / 3)
+    assert played("5", "5", "5") == 0.0
+
+
+def test_only_the_starter_takes_a_shape(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "setup", "--template", "sort", "--multi-turn"]) == 1
+
+    assert "--multi-turn shape the starter, but sort has its own" in capsys.readouterr().err
+
+
+def test_setup_says_which_model_is_still_to_be_fetched(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["env", "setup", "-y"])
+    starter = capsys.readouterr().err
+    (project / "configs/rl.toml").write_text("model = [")
+    main(["env", "setup", "-y"])
+
+    assert "the configs train smollm2-135m, which is not here yet: `flash models pull smollm2-135m`" in starter
+    assert "flash up -d" in starter
+    assert "Traceback" not in capsys.readouterr().err
