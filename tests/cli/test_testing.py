@@ -48,7 +48,7 @@ def test_a_sound_environment_passes_and_says_what_was_covered(tested: Any) -> No
     code, found, err = tested()
 
     assert (code, found["passed"], found["findings"]) == (0, True, [])
-    assert err.splitlines()[-1] == "PASS"
+    assert err.splitlines()[-2:] == ["PASS", "next: flash env push --name NAME ."]
     covered = found["covered"]
     assert covered["files"] == ["dataset/train.jsonl", "environment.py"]
     assert (covered["rows"], covered["algorithms"]) == ({"train": 5}, ["grpo", "sft"])

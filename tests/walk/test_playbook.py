@@ -1,11 +1,13 @@
 """TRAINING.md, the playbook that every project gets: its commands are typed, one after another, as they stand there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from cli.__main__ import COMMANDS, main
+from cli.parsing import parser_of
 from cli.scaffold import TEMPLATES, files
 from tests.walk.conftest import ROOT, Terminal
 
@@ -38,6 +40,19 @@ def test_the_playbook_has_a_word_on_each_thing_that_it_is_to_teach() -> None:
     for word in ("baseline", "One change", "Graded and dense", "silent failure", "judge behind", "no variance",
                  "answers are cut", "drifted", "reward hacking", "1.96 · sqrt(p(1 − p) / N)"):  # fmt: skip
         assert word.lower() in PLAYBOOK.lower(), word
+
+
+def test_the_readme_types_commands_that_can_be_typed() -> None:
+    block = (ROOT / "README.md").read_text().split("## Your own task")[1].split("```")[1]
+    typed = [part.strip() for line in block.strip().splitlines() for part in line.split("#")[0].split("&&")]
+
+    assert len(typed) > 10
+    for line in typed:
+        words = shlex.split(line)[1:] if line.startswith("flash ") else []
+        name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), "")
+        assert name or re.match("mkdir|cd", line), line
+        if name:
+            parser_of(name, COMMANDS[name]).parse_args(words[len(name.split()) :])
 
 
 @pytest.mark.slow

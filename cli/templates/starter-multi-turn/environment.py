@@ -1,5 +1,6 @@
 """The task and its reward: a question, and another try after a wrong answer. Edit this file first."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class StarterEnv(EnvironmentMultiTurn):
         return TURNS
 
     def step_episode(
-        self, example: TaskExample, messages: list[dict[str, Any]], assistant_response: str
+        self, example: TaskExample, messages: Sequence[dict[str, Any]], assistant_response: str
     ) -> EnvironmentStepResult:
         is_right = answer(assistant_response) == answer(example.output)
         again = () if is_right else ({"role": "user", "content": "That is not it. Try again."},)
