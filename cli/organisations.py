@@ -39,7 +39,8 @@ async def login(options: Namespace) -> None:
 
 async def whoami(options: Namespace) -> None:
     name, context = contexts.chosen(options)
-    url = os.environ.get("FLASH_URL") or context.url
+    elsewhere = os.environ.get(URL_VARIABLE, "")
+    name, url = ("", elsewhere) if elsewhere else (name, context.url)
     async with stack(options) as bus:
         caller = await whose(bus, contexts.token(options))
     if output.wants_json(options):
@@ -50,7 +51,7 @@ async def whoami(options: Namespace) -> None:
     if caller.token_id:
         output.line(f"token         {caller.token_id}" + (f" ({caller.name})" if caller.name else ""))
     output.line(f"stack         {contexts.host(url)}")
-    output.line(f"context       {name}")
+    output.line(f"context       {name or f'none: {URL_VARIABLE} is set'}")
 
 
 async def org_create(options: Namespace) -> None:

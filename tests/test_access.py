@@ -8,6 +8,7 @@ import pytest
 from flash.access import BELIEVED_S, Access
 from flash.bus.memory import MemoryBus
 from flash.client.tokens import create_org, create_token, minted, revoke_token, whose
+from flash.config.settings import ServiceSettings
 from flash.contracts.access import Caller, OrgCreate, TokenCheck, TokenCreate, TokenList
 from flash.contracts.base import Request
 from flash.contracts.catalogue import REQUESTS
@@ -23,7 +24,7 @@ from flash.contracts.requests import (
     RunSubmit,
 )
 from flash.contracts.spec import EnvironmentSpec, RunSpec
-from flash.errors import FlashError, NotFound, Refused
+from flash.errors import ConfigError, FlashError, NotFound, Refused
 from services.hub.organisations import Organisations
 
 OPERATOR = "flash_local_operator_" + "s" * 40
@@ -251,3 +252,11 @@ def test_the_hub_is_never_told_a_token_only_its_digest() -> None:
     text, token = minted("acme", "admin", "laptop")
 
     assert text.rpartition("_")[2].encode() not in msgspec.msgpack.encode(OrgCreate(org="acme", token=token))
+
+
+def test_an_operators_token_that_is_none_is_refused_unseen() -> None:
+    with pytest.raises(ConfigError, match="FLASH_OPERATOR_TOKEN is not as it should be") as refused:
+        ServiceSettings.from_env({"FLASH_OPERATOR_TOKEN": "hunter2"})
+
+    assert "hunter2" not in str(refused.value)
+    assert OPERATOR not in repr(ServiceSettings.from_env({"FLASH_OPERATOR_TOKEN": OPERATOR}))

@@ -72,7 +72,9 @@ class Organisations:
         org = org_of(token)
         kept = found(opened(await self._records.get(org)), id_of(token))
         if kept is None or not hmac.compare_digest(kept.digest, digest_of(token)):
-            raise Refused("this token is not known here, or was revoked: `flash login` takes another")
+            raise Refused(
+                "this token is not known here, or was revoked: `flash login` takes another; FLASH_TOKEN wins over it"
+            )
         return Caller(org=org, role=kept.role, token_id=kept.id, name=kept.name)
 
     async def on_org_create(self, request: OrgCreate) -> TokenState:
