@@ -228,6 +228,7 @@ async def test_what_was_learned_while_wandb_was_down_is_shown_when_it_is_up(tmp_
     assert wandb.losses == [(1, 1.0), (2, 0.5)]
 
 
+@pytest.mark.slow
 async def test_a_key_that_wandb_refuses_is_not_tried_again(tmp_path: Path, wandb: FakeWandb) -> None:
     wandb.status = 401
     async with showing(tmp_path, wandb) as bus:
