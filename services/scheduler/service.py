@@ -288,11 +288,9 @@ class Scheduler:
         serving: defaultdict[str, set[str]] = defaultdict(set)
         for replica in replicas:
             serving[replica.service].add(replica.metadata.get("pool", ""))
-        self._around = replace(
-            self._around,
-            serving={service: frozenset(pools) for service, pools in serving.items()},
-            free_bytes=await asyncio.to_thread(self._free_bytes),
-        )
+        free = await asyncio.to_thread(self._free_bytes)
+        found = {service: frozenset(pools) for service, pools in serving.items()}
+        self._around = replace(self._around, serving=found, free_bytes=free)
 
     def _forget(self, run: Run) -> None:
         """Drop what only a live run needs."""

@@ -1,9 +1,10 @@
 """The scheduler on a bus: what it says, and that it goes on where the last one was."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -12,8 +13,16 @@ from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
 from flash.contracts.groups import GroupRequested
 from flash.contracts.keys import dataset_key
-from flash.contracts.requests import RunCancel, RunList, RunSubmit
-from flash.contracts.runs import DatasetPrepared, DatasetRequested, RunCancelled, RunStarted, RunSubmitted
+from flash.contracts.requests import RunCancel, RunGet, RunList, RunResume, RunState, RunSubmit
+from flash.contracts.runs import (
+    DatasetPrepared,
+    DatasetRequested,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunStarted,
+    RunSubmitted,
+)
 from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepClaimed, StepFinished
 from flash.contracts.values import Example, PolicyRef
@@ -34,15 +43,19 @@ SPEC = RunSpec(
 
 
 @asynccontextmanager
-async def scheduling(bus: MemoryBus) -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler(bus, bus.store, Settings(), now=lambda: 1.0)
+async def scheduling(
+    bus: MemoryBus, *, now: Callable[[], float] = time.time, free_bytes: int | None = None, **settings: Any
+) -> AsyncIterator[Scheduler]:
+    told = Settings(**{"look_s": 0.05, **settings})
+    scheduler = Scheduler(bus, bus.store, told, now=now, free_bytes=lambda: free_bytes)
     await bus.answer("scheduler", scheduler.answers())
-    watching = asyncio.create_task(scheduler.watch())
+    tasks = [asyncio.create_task(scheduler.watch()), asyncio.create_task(scheduler.look_around())]
     try:
         yield scheduler
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def heard(bus: MemoryBus, kind: type[E], count: int = 1) -> list[E]:
@@ -142,3 +155,124 @@ async def test_somebody_elses_run_is_not_found() -> None:
         with pytest.raises(NotFound):
             await bus.ask(RunCancel(org="other", run_id="r1"))
         assert (await bus.ask(RunList(org="other"))).runs == []
+
+
+def named(run_id: str) -> RunSpec:
+    return msgspec.structs.replace(SPEC, run_id=run_id)
+
+
+async def asked(bus: MemoryBus, run_id: str = "r1") -> RunState:
+    state: RunState = await bus.ask(RunGet(org="local", run_id=run_id))
+    return state
+
+
+async def until(bus: MemoryBus, what: str, run_id: str = "r1") -> RunState:
+    """The run, once it is in that state, or waits for that."""
+    async with asyncio.timeout(5):
+        while True:
+            state = await asked(bus, run_id)
+            if what in (state.state, state.waiting_for) or what in state.waiting_for:
+                return state
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("state", ["queued", "planning", "running"])
+async def test_a_run_is_cancelled_within_seconds_whatever_it_waits_for(state: str) -> None:
+    bus = MemoryBus()
+    async with scheduling(bus, max_org_runs=1):
+        if state == "queued":
+            await bus.ask(RunSubmit(spec=named("before")))
+            await heard(bus, DatasetRequested)
+        await bus.ask(RunSubmit(spec=SPEC))
+        if state == "running":
+            await prepare(bus)
+            await start_policy(bus)
+        await until(bus, state)
+        began = time.monotonic()
+        await bus.ask(RunCancel(org="local", run_id="r1"))
+        await heard(bus, RunCancelled)
+        found = await until(bus, "cancelled")
+
+    assert time.monotonic() - began < 1.0
+    assert (found.reason, found.waiting_for) == ("cancelled by request", "")
+
+
+async def test_a_run_over_the_limit_waits_its_turn_and_goes_on_when_it_comes() -> None:
+    bus = MemoryBus()
+    async with scheduling(bus, max_org_runs=1):
+        for run_id in ("first", "second", "third"):
+            await bus.ask(RunSubmit(spec=named(run_id)))
+        await heard(bus, DatasetRequested)
+        waiting = [await until(bus, f"position {place}", run_id) for run_id, place in (("second", 1), ("third", 2))]
+        await bus.ask(RunCancel(org="local", run_id="first"))
+        requested = await heard(bus, DatasetRequested, 2)
+        await until(bus, "position 1", "third")
+
+    assert [(run.state, run.position) for run in waiting] == [("queued", 1), ("queued", 2)]
+    assert [event.run_id for event in requested] == ["first", "second"]
+
+
+async def test_nothing_begins_on_a_full_disk_and_the_run_says_so() -> None:
+    bus = MemoryBus()
+    async with scheduling(bus, free_bytes=2**20):
+        await asyncio.sleep(0.6)  # it has looked
+        await bus.ask(RunSubmit(spec=SPEC))
+        found = await until(bus, "disk")
+
+    assert found.state == "queued"
+    assert await bus.last(DatasetRequested.pattern()) is None
+
+
+async def test_a_run_that_takes_too_long_fails_with_that_reason_and_can_be_resumed() -> None:
+    bus = MemoryBus()
+    async with scheduling(bus, now=lambda: time.time() + 7200, max_wall_s=3600):
+        await bus.ask(RunSubmit(spec=SPEC))
+        await prepare(bus)
+        [failed] = await heard(bus, RunFailed)
+        await until(bus, "failed")
+        again = await bus.ask(RunResume(org="local", run_id="r1", attempt=2))
+        same = await bus.ask(RunResume(org="local", run_id="r1", attempt=2))
+
+    assert failed.reason.startswith("it has run for longer than 1 h, which this platform allows")
+    assert (again.state, again.attempt, again.reason) == ("queued", 2, "")
+    assert same.attempt == 2
+
+
+async def test_what_goes_on_or_is_done_is_not_resumed() -> None:
+    bus = MemoryBus()
+    async with scheduling(bus):
+        await bus.ask(RunSubmit(spec=SPEC))
+        await until(bus, "planning")
+        with pytest.raises(Refused, match="run r1 is planning: there is nothing to resume"):
+            await bus.ask(RunResume(org="local", run_id="r1", attempt=2))
+        await bus.publish(RunCompleted(org="local", run_id="r1"))
+        await until(bus, "done")
+        with pytest.raises(Refused, match=r"r1 is done and is not reopened: fork it.*init_from_adapter"):
+            await bus.ask(RunResume(org="local", run_id="r1", attempt=2))
+        with pytest.raises(NotFound):
+            await bus.ask(RunResume(org="other", run_id="r1", attempt=2))
+
+
+async def test_what_cannot_be_stored_is_tried_again_and_the_run_says_why_it_waits() -> None:
+    bus = MemoryBus()
+    async with scheduling(bus):
+        await bus.ask(RunSubmit(spec=SPEC))
+        key = dataset_key(SPEC, 0)
+        await bus.publish(DatasetPrepared(org="local", run_id="r1", chunk=0, rows=6, key=key))  # and it is not there
+        await start_policy(bus)
+        await until(bus, "storage, which says: ")
+        examples = [Example(index=i, id=f"e{i}", input=f"row {i}") for i in range(6)]
+        await bus.store.put(key, msgspec.msgpack.encode(examples))
+        assert len(await heard(bus, GroupRequested, 2)) == 2
+        async with asyncio.timeout(5):
+            while (await asked(bus)).waiting_for:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_the_spec_that_is_kept_says_what_the_platform_decides() -> None:
+    bus = MemoryBus()
+    async with scheduling(bus, max_wall_s=60, max_retries=2):
+        await bus.ask(RunSubmit(spec=SPEC))
+        [submitted] = await heard(bus, RunSubmitted)
+
+    assert (submitted.spec.platform.wall_clock_s, submitted.spec.platform.retries) == (60, 2)
