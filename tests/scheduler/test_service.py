@@ -264,9 +264,7 @@ async def test_what_cannot_be_stored_is_tried_again_and_the_run_says_why_it_wait
         examples = [Example(index=i, id=f"e{i}", input=f"row {i}") for i in range(6)]
         await bus.store.put(key, msgspec.msgpack.encode(examples))
         assert len(await heard(bus, GroupRequested, 2)) == 2
-        async with asyncio.timeout(5):
-            while (await asked(bus)).waiting_for:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(bus, "a rollout of pool tiny, and none is running")
 
 
 async def test_the_spec_that_is_kept_says_what_the_platform_decides() -> None:
