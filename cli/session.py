@@ -14,6 +14,7 @@ from flash import client
 from flash.bus import Bus
 from flash.client import connect
 from flash.contracts.spec import RunSpec
+from flash.redaction import masked_line
 
 
 @asynccontextmanager
@@ -39,6 +40,13 @@ def quiet(options: Namespace) -> None:
     """What the bus logs is for operators: on stderr, and with `--debug` only."""
     level = logging.DEBUG if options.debug else logging.CRITICAL
     structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            # Without the values of variables: secrets may be among them.
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+            masked_line,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

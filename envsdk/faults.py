@@ -18,14 +18,27 @@ class NoRewardError(ValueError):
 def fault(error: BaseException, folder: Path, *, kind: str = "raised") -> dict[str, Any]:
     """`kind`, `message` and `traceback` of an error; paths are relative to the environment's folder."""
     if isinstance(error, NoRewardError):
-        return {"kind": "invalid-result", "message": str(error)[:_MESSAGE_CHARS], "traceback": ""}
+        return {"kind": "invalid-result", "message": _head(str(error)), "traceback": ""}
     if isinstance(error, MemoryError) and kind == "raised":
         kind = "limit-exceeded"
     return {
         "kind": kind,
-        "message": _sentence(error).replace(f"{folder}{os.sep}", "")[:_MESSAGE_CHARS],
-        "traceback": author_frames(error, folder)[-_TRACEBACK_CHARS:],
+        "message": _head(_sentence(error).replace(f"{folder}{os.sep}", "")),
+        "traceback": _tail(author_frames(error, folder)),
     }
+
+
+def _head(text: str) -> str:
+    """Cut between words: a secret is masked where it is whole, and half of one would not be known for what it is."""
+    if len(text) <= _MESSAGE_CHARS:
+        return text
+    words = text[:_MESSAGE_CHARS].rsplit(maxsplit=1)
+    return f"{words[0]} ..." if len(words) > 1 else f"... ({len(text)} characters in one word)"
+
+
+def _tail(text: str) -> str:
+    """Cut between lines, for the same reason."""
+    return text if len(text) <= _TRACEBACK_CHARS else text[-_TRACEBACK_CHARS:].partition("\n")[2]
 
 
 def author_frames(error: BaseException, folder: Path) -> str:

@@ -1,15 +1,19 @@
 """Commands on environments that declare secrets: where the values come from, and where they are not seen."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from cli.__main__ import main
+from cli.session import quiet
 from flash.bus.memory import MemoryBus
 from flash.contracts.requests import RecorderKey, ScorerKey, SealingKey
+from flash.redaction import guard
 from flash.secrets import KeyPair, of_archive, of_run
 
 CANARY = "sk-4711-canary"
@@ -178,6 +182,24 @@ def test_the_key_of_wandb_goes_to_the_recorders(
     else:
         assert sealed.keys() == {"scorer"}
         assert "WANDB_API_KEY is set neither in your shell nor in .env" in told
+
+
+def test_what_is_logged_for_whoever_debugs_has_no_values_of_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    secret = f"{CANARY}-debugged"
+    guard([secret])
+
+    quiet(Namespace(debug=True))
+    try:
+        raise ValueError(f"refused: {secret}")
+    except ValueError:
+        structlog.get_logger().exception("request.failed", key=secret)
+    finally:
+        structlog.reset_defaults()
+
+    told = capsys.readouterr().err
+    assert "request.failed" in told
+    assert "refused: ****" in told
+    assert CANARY not in told
 
 
 def test_an_evaluation_is_a_run_with_secrets_too(

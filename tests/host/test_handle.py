@@ -436,6 +436,17 @@ async def test_what_a_run_declares_as_secret_is_masked_wherever_it_is_told(start
     assert "sk-4711-secret" not in f"{raised.fault.message} {raised.fault.traceback}"
 
 
+async def test_where_an_error_is_too_long_no_half_of_a_secret_is_told(start: StartHost) -> None:
+    host = await start(secrets={"JUDGE_KEY": "sk-4711-secret"})
+    key = "os.environ['JUDGE_KEY']"
+    raised = [f"do raise ValueError('x' * {before} + ' ' + {key} + ' y' * 5_000)" for before in range(1_965, 2_000, 3)]
+
+    faults = [verdict.fault for verdict in await score(host, *raised)]
+
+    assert not [fault for fault in faults if fault is None or "sk-4" in f"{fault.message} {fault.traceback}"]
+    assert all(fault and fault.message.endswith(" ...") for fault in faults)
+
+
 async def test_a_secret_that_is_a_word_of_the_protocol_does_not_spoil_it(start: StartHost) -> None:
     host = await start(secrets={"MODE": "reward", "KIND": "timed-out", "ROLE": "assistant"})
 
