@@ -12,6 +12,7 @@ from typing import Any
 from cli import output
 from cli.environments import full_id
 from flash.artifacts import ENTRY, Packed, pack, unpack
+from flash.config.checking import not_carried
 from flash.config.keys import RunConfig
 from flash.config.overlay import merged, parsed
 from flash.config.run import load
@@ -184,4 +185,6 @@ def _params(assignments: Iterable[str]) -> dict[str, Any]:
         if not found or not name.strip():
             raise ConfigError(f"--param must be name=value, for example level=3, but got {text!r}")
         params[name.strip()] = parsed(value.strip())
+    if complaints := [*not_carried(("--param",), params)]:
+        raise ConfigError("\n".join(complaints))
     return params

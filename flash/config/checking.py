@@ -1,5 +1,6 @@
 """What the keys of a config must be to one another, and to the model. Pure: a config in, sentences out."""
 
+import ipaddress
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ def complaints(config: RunConfig, model_card: ModelCard) -> Iterator[str]:
     """One sentence for each thing that is wrong between keys, or that no single type can say."""
     yield from _unservable(config, model_card)
     yield from _unresolvable(config.environment)
-    yield from _not_carried(("environment", "params"), config.environment.params)
+    yield from not_carried(("environment", "params"), config.environment.params)
     yield from _no_labels(config.worker_env)
     for name in config.environment.secrets:
         if name in config.worker_env:
@@ -103,18 +104,28 @@ def _unresolvable(environment: Environment) -> Iterable[str]:
 
 def _is_destination(place: str) -> bool:
     found = DESTINATION.fullmatch(place)
-    return found is not None and (found["port"] is None or 0 < int(found["port"]) < 65_536)
+    if found is None or (found["address"] and not _is_address(found["address"])):
+        return False
+    return found["port"] is None or 0 < int(found["port"]) < 65_536
 
 
-def _not_carried(path: tuple[str, ...], value: object) -> Iterator[str]:
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def not_carried(path: tuple[str, ...], value: object) -> Iterator[str]:
     """Params travel as JSON: what that has no form for would arrive as something else."""
     match value:
         case dict():
             for key, inner in value.items():
-                yield from _not_carried((*path, key), inner)
+                yield from not_carried((*path, key), inner)
         case list():
             for index, inner in enumerate(value):
-                yield from _not_carried((*path, str(index)), inner)
+                yield from not_carried((*path, str(index)), inner)
         case bool():
             pass
         case int() if not -(2**63) <= value < 2**63:

@@ -10,7 +10,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 MOST = 1_000_000_000
 """Of anything that is counted: what is larger is a slip of the hand, and need not fit everywhere."""
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-DESTINATION = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?)(:(?P<port>[0-9]{1,5}))?")
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+DESTINATION = re.compile(
+    rf"(\[(?P<address>[0-9A-Fa-f:.]+)\]|(?=[^:]{{1,253}}(:|$)){_LABEL}(\.{_LABEL})*\.?)(:(?P<port>[0-9]{{1,5}}))?"
+)
 
 
 class Section(BaseModel):

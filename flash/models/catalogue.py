@@ -137,19 +137,25 @@ def _slug(name: str) -> str:
 
 
 def _card_of_folder(model: str) -> ModelCard:
-    path = Path(model).expanduser().resolve()
-    if not (path / "config.json").is_file():
-        raise NotFound(f"{path} has no config.json: a model's folder is what transformers' save_pretrained writes")
     try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise NotFound(f"{path / 'config.json'} cannot be read: {error}") from error
-    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
+        path = Path(model).expanduser().resolve()
+        if not (path / "config.json").is_file():
+            raise NotFound(f"{path} has no config.json: a model's folder is what transformers' save_pretrained writes")
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+        thinking: Thinking = "hybrid" if _knows_thinking(path) else "none"
+    except (OSError, ValueError, RuntimeError) as error:  # nobody's home, a NUL, a loop of links, no JSON
+        raise NotFound(f"the folder cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise NotFound(f"{path / 'config.json'} is no table: a model's folder is what save_pretrained writes")
+    inner = config.get("text_config")
+    told = inner if isinstance(inner, dict) else config  # models that also see keep their text's there
+    context = told.get("max_position_embeddings", told.get("n_positions"))
+    width = 4 if told.get("dtype", told.get("torch_dtype", config.get("dtype"))) == "float32" else 2
     return ModelCard(
         name=model,
-        context=int(config.get("max_position_embeddings", 2_048)),
-        thinking="hybrid" if _knows_thinking(path) else "none",
+        context=context if isinstance(context, int) else UNKNOWN_CONTEXT,
+        thinking=thinking,
         max_lora_rank=64,
         parameters=weights // width,
         source=InFolder(path),
@@ -158,7 +164,7 @@ def _card_of_folder(model: str) -> ModelCard:
 
 def _knows_thinking(folder: Path) -> bool:
     written = [folder / "chat_template.jinja", folder / "tokenizer_config.json"]
-    return any("enable_thinking" in file.read_text() for file in written if file.is_file())
+    return any("enable_thinking" in file.read_text(encoding="utf-8") for file in written if file.is_file())
 
 
 _SMOLLM2 = InPackage(

@@ -168,6 +168,19 @@ def test_a_param_that_the_factory_does_not_take_is_refused(folder: Path, capsys:
     assert "does not take leter; it takes letter" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("param", "told"),
+    [
+        ("letter", "--param must be name=value"),
+        ("letter=1e999", "--param.letter is inf, but a finite number is wanted"),
+    ],
+)
+def test_a_param_that_cannot_be_one_is_refused(folder: Path, capsys: Capture, param: str, told: str) -> None:
+    assert main(["env", "score", ".", "--input", "x", "--text", "a", "--param", param]) == 1
+
+    assert told in capsys.readouterr().err
+
+
 def test_a_published_environment_is_fetched_once_and_scored(folder: Path, fake_stack: Any, capsys: Capture) -> None:
     assert main(["env", "push", "--name", "letters"]) == 0
     (folder / "environment.py").unlink()

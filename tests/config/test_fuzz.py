@@ -11,11 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flash.config.differences import differences
 from flash.config.keys import MOST, RunConfig
 from flash.config.overlay import Table
 from flash.config.resolving import preview
 from flash.config.run import checked, load
 from flash.errors import ConfigError
+from flash.host.sandbox.destinations import parsed
 from tests.config.test_keys import KEYS, MODEL, at
 
 NUMBERS = [-1, 0, 1, 2, 2**31, MOST + 1, 2**63, 10**400, -0.0, 0.5, 1e308, math.inf, -math.inf, math.nan]
@@ -28,6 +30,8 @@ SCALARS = st.one_of(
     st.sampled_from(
         ["tiny", MODEL, "grpo", "sft", "./nowhere", "~", "a/b", "\0", "\n", "allow", "flash-1-0000abcd/final"]
     ),
+    st.text(max_size=8).map("~{}".format),
+    st.text(max_size=8).map("./{}".format),
     st.dates(),
     st.times(),
     st.datetimes(),
@@ -69,6 +73,7 @@ def are_sentences(lines: list[str]) -> bool:
 
 def is_whole(config: RunConfig) -> bool:
     """What is taken can be told, kept and read again."""
+    list(differences(config))
     if config.environment.id:
         spec = preview(config, run_id="flash-1-00000000")
         assert msgspec.json.decode(msgspec.json.encode(spec)) == spec
@@ -97,6 +102,13 @@ def test_what_one_key_is_given_is_taken_or_the_sentence_names_that_key(key: str,
 
     assert are_sentences(told)
     assert all(key.rpartition(".")[2] in line or "is a knob of" in line for line in told)
+
+
+@OFTEN
+@given(st.one_of(st.text(max_size=12), st.text("ab1-_.:[]0", max_size=12)))
+def test_a_place_that_a_config_may_name_is_one_that_a_host_can_look_for(place: str) -> None:
+    if not refusal(lambda: checked({"model": MODEL, "environment": {"network": [place]}})):
+        parsed(place)
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,7 @@ KEYS: dict[str, Key] = {
                     f'environment.network has "{place}", but host or host:port is wanted, for example '
                     '"api.openai.com" or "127.0.0.1:8000"',
                 )
-                for place in ("https://judge.example/v1", "judge.example:99999", "")
+                for place in ("https://judge.example/v1", "judge.example:99999", "a..b", "-a", "[::1]x", "[1:2]:80", "")
             ),
         ],
     ),

@@ -76,6 +76,26 @@ def test_a_folder_that_holds_no_model_is_not_found(tmp_path: Path) -> None:
         folder(str(tmp_path), Path("unused"))
 
 
+@pytest.mark.parametrize("model", ["~nobody-of-that-name/x", "./a\0b", "/" + "a" * 5_000])
+def test_a_path_that_is_none_is_not_found(model: str) -> None:
+    with pytest.raises(NotFound, match=r"cannot be read|no config\.json"):
+        card(model)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "\x00"])
+def test_a_folder_whose_config_is_no_table_is_not_found(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+
+    with pytest.raises(NotFound, match=r"is no table|cannot be read"):
+        card(str(tmp_path))
+
+
+def test_a_model_that_also_sees_tells_the_limits_of_its_text(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"max_position_embeddings": 99}}))
+
+    assert card(str(tmp_path)).context == 99
+
+
 def test_the_catalogue_loads_neither_torch_nor_transformers() -> None:
     code = "import sys, flash.models, flash.models.rendering; print({'torch', 'transformers'} & set(sys.modules))"
 
