@@ -27,6 +27,20 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("hub", "scheduler", "recorder", "scorer", "rollout", "learner")
+SCORER = ["--user", "21000:21000", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true"]
+ONE = """
+from envsdk import EnvironmentSingleTurn
+
+class One(EnvironmentSingleTurn):
+    dataset = [{"input": "q", "output": "a"}]
+    def build_prompt_messages(self, example, prompt_text):
+        return [{"role": "user", "content": example.input}]
+    def score_response(self, example, text):
+        return 0.5
+
+def load_environment():
+    return One()
+"""
 BUILD_S, UP_S, RUN_S = 1800.0, 300.0, 600.0
 
 
@@ -138,6 +152,32 @@ def test_every_scorer_has_all_walls(stack: Stack) -> None:
 
     assert [line["walls"] for line in lines] == ["bwrap"] * 3
     assert [line["missing"] for line in lines] == [[]] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "walls", "has_second_uid"),
+    [
+        (["--user", "0:0"], "landlock", True),
+        (["--user", "0:0", "--cap-drop", "ALL"], "landlock", False),
+        (["--user", "21000:21000", "--cap-drop", "ALL"], "landlock", False),
+        ([*SCORER, "--security-opt", "seccomp=deploy/scorer-seccomp.json"], "bwrap", False),
+    ],
+)
+def test_what_is_left_of_the_walls_in_containers_that_are_granted_less(
+    stack: Stack, options: list[str], walls: str, has_second_uid: bool
+) -> None:
+    """As docs/security.md has it; and that an environment scores within what is left."""
+    (stack.clone / "one").mkdir(exist_ok=True)
+    (stack.clone / "one" / "environment.py").write_text(ONE)
+    run = ["run", "--rm", *options, "--volume", f"{stack.clone}/one:/one:ro", "flash-scorer:walk", "cli"]
+
+    told = json.loads(stack.docker(*run, "doctor", "--json"))["sandbox"]
+    scored = json.loads(stack.docker(*run, "env", "score", "/one", "--input", "q", "--text", "x", "--json"))
+
+    assert told["walls"] == walls
+    assert ("second uid" in told["layers"]) == has_second_uid
+    assert told["missing"] != []
+    assert scored["rollouts"][0]["reward"] == 0.5, scored
 
 
 def test_nobody_comes_in_without_a_login(stack: Stack, tmp_path: Path) -> None:
