@@ -29,6 +29,7 @@ def lines(spec: RunSpec, found: Survey, changed: Mapping[str, tuple[Any, Any]]) 
         "steps": steps(spec, train, found.plan),
         "each step": each_step(spec, train, found.plan),
         "adapter": f"rank {train.lora_rank}, alpha {train.lora_alpha}, learning rate {train.learning_rate:g}",
+        "wandb": f"project {spec.wandb.project}" if spec.wandb else "",
         "not default": ", ".join(f"{key} {_shown(value)} ({_shown(usual)})" for key, (value, usual) in changed.items()),
     }
     return [line for name, value in told.items() if value for line in output.field(name, value)]

@@ -179,6 +179,7 @@ def test_the_key_of_wandb_goes_to_the_recorders(
     if key:
         assert pool.open(sealed["recorder"], of_run("local", spec.run_id)) == {"WANDB_API_KEY": CANARY}
         assert "canary" not in told
+        assert "wandb       project flash\n" in told
     else:
         assert sealed.keys() == {"scorer"}
         assert "WANDB_API_KEY is set neither in your shell nor in .env" in told
