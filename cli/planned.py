@@ -79,7 +79,13 @@ def _rows(spec: RunSpec, found: Survey) -> str:
 
 def _declared(spec: RunSpec) -> dict[str, list[str]]:
     environment = spec.environment
-    return {"pip": environment.pip, "network": environment.network, "secrets": environment.secrets}
+    worker_env = [f"{name}={value}" for name, value in environment.worker_env.items()]
+    return {
+        "pip": environment.pip,
+        "network": environment.network,
+        "worker_env": worker_env,
+        "secrets": environment.secrets,
+    }
 
 
 def _cut(spec: RunSpec) -> str:

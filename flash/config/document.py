@@ -54,7 +54,7 @@ know Taplo (in VS Code, *Even Better TOML*) complete and check it:
 ```
 
 **What the platform decides** is no key: resources, retries, the limit on a run's time, where things are stored. It
-stands in `flash status RUN --json`.
+stands under `platform` in the spec that a dry run prints and that `flash status RUN --json` tells.
 """
 
 

@@ -10,8 +10,9 @@ import msgspec
 
 from flash.config.keys import GrpoTrain, RunConfig
 from flash.config.requirements import normal_form
+from flash.contracts.keys import run_prefix
 from flash.contracts.requests import EnvironmentVersion
-from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec, TrainSpec, WandbSpec
+from flash.contracts.spec import EnvironmentSpec, PlatformSpec, RunSpec, SamplingSpec, TrainSpec, WandbSpec
 from flash.contracts.values import PolicyRef
 from flash.errors import ConfigError
 from flash.models import pool_of
@@ -89,13 +90,13 @@ def resolve(
         spec = msgspec.structs.replace(
             spec, epochs=train.epochs, max_steps=train.max_steps, max_examples=train.max_examples
         )
-    params = config.environment.params
+    params, pool = config.environment.params, pool_of(config.model)
     return RunSpec(
         org=org,
         run_id=run_id,
         algorithm=config.algorithm,
         model=config.model,
-        pool=pool_of(config.model),
+        pool=pool,
         seed=config.seed,
         environment=pinned(
             environment,
@@ -112,6 +113,7 @@ def resolve(
         train=spec,
         reference=warm_start.reference if warm_start else config.model,
         wandb=WandbSpec(**config.wandb.model_dump()) if config.wandb else None,
+        platform=PlatformSpec(resources=pool, storage=run_prefix(run_id)),
         name=config.name,
         tags=config.tags,
         note=config.note,

@@ -40,6 +40,10 @@ def upload_key(org: str, name: str, digest: str, part: int) -> str:
     return f"{upload_folder(org, name, digest)}{part:06d}"
 
 
+def run_prefix(run_id: str) -> str:
+    return f"runs/{run_id}/"
+
+
 def spec_key(run_id: str) -> str:
     return f"runs/{run_id}/spec.json"
 

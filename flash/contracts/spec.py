@@ -78,6 +78,10 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
 class PlatformSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the platform decides, by the settings of its scheduler: no knobs of a run."""
 
+    resources: str = ""
+    """The pool whose replicas work at the run."""
+    storage: str = ""
+    """Under which prefix of the store everything of the run lies."""
     retries: int = 5
     """How many learners may take the run, one after the other, without finishing a step."""
     wall_clock_s: float = 86_400.0

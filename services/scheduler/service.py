@@ -137,7 +137,7 @@ class Scheduler:
         if request.spec.environment.secrets and "scorer" not in request.sealed:
             raise Refused("the run declares secrets, but none came with it: submit it with `flash train`")
         await check_start(self._bus, self._store, request.spec)
-        spec = await self._kept(msgspec.structs.replace(request.spec, platform=self._settings.platform))
+        spec = await self._kept(msgspec.structs.replace(request.spec, platform=self._settings.platform(request.spec)))
         for service, sealed in request.sealed.items():
             with suppress(AlreadyThere):
                 await self._store.put(sealed_key(spec.run_id, service), sealed, if_absent=True)

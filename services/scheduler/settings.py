@@ -3,7 +3,8 @@
 from pydantic import Field
 
 from flash.config.settings import ServiceSettings
-from flash.contracts.spec import PlatformSpec
+from flash.contracts.keys import run_prefix
+from flash.contracts.spec import PlatformSpec, RunSpec
 
 _DEFAULT = PlatformSpec()
 
@@ -31,10 +32,10 @@ class Settings(ServiceSettings, frozen=True):
     """After so many, and `stop_flat_rollouts`, the run fails."""
     stop_flat_rollouts: int = Field(_DEFAULT.stop_flat_rollouts, ge=1)
 
-    @property
-    def platform(self) -> PlatformSpec:
+    def platform(self, spec: RunSpec) -> PlatformSpec:
         """What a run's spec says of these."""
         return PlatformSpec(
-            retries=self.max_retries, wall_clock_s=self.max_wall_s, warn_flat_steps=self.warn_flat_steps,
-            stop_flat_steps=self.stop_flat_steps, stop_flat_rollouts=self.stop_flat_rollouts,
+            resources=spec.pool, storage=run_prefix(spec.run_id), retries=self.max_retries,
+            wall_clock_s=self.max_wall_s, warn_flat_steps=self.warn_flat_steps, stop_flat_steps=self.stop_flat_steps,
+            stop_flat_rollouts=self.stop_flat_rollouts,
         )  # fmt: skip

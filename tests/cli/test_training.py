@@ -39,7 +39,8 @@ def fields(lines: list[str]) -> dict[str, str]:
 
 
 def test_what_will_run_is_shown_before_it_is_submitted(pushed: Path, fake_stack: Any, capsys: Capture) -> None:
-    knobs = ["--set", "train.steps=3", "--set", "train.kl_penalty_coef=0.01", "--set", "train.learning_rate=0.0005"]
+    given = ("train.steps=3", "train.kl_penalty_coef=0.01", "train.learning_rate=0.0005", "worker_env.LEVEL=2")
+    knobs = [word for one in given for word in ("--set", one)]
 
     assert main(["train", "configs/rl.toml", *knobs]) == 0
 
@@ -53,6 +54,7 @@ def test_what_will_run_is_shown_before_it_is_submitted(pushed: Path, fake_stack:
         "of a prompt p50 20, p95 1,000, longest 1,000 of at most 232; 1 is left with less than max_tokens"
     )
     assert shown["steps"] == "3"
+    assert shown["worker_env"] == "LEVEL=2"
     assert shown["each step"] == "3 prompts (all rows; batch_size is 8) × 8 rollouts of at most 24 tokens"
     assert shown["adapter"] == "rank 16, alpha 32, learning rate 0.0005"
     changed = ("train.learning_rate 0.0005 (0.001)", "train.steps 3 (40)", "train.kl_penalty_coef 0.01 (0)")

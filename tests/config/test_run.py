@@ -302,6 +302,17 @@ def test_a_warm_start_from_another_model_is_refused() -> None:
         resolve(warm, version(), run_id="flash-1-00000001", warm_start=start(model="tiny"))
 
 
+def test_what_the_platform_decides_is_part_of_the_spec_and_no_knob() -> None:
+    platform = preview(config(environment={"id": "local/sums"}), run_id="flash-1-00000001")["platform"]
+
+    assert platform["resources"] == card(HUB_MODEL).pool
+    assert (platform["storage"], platform["retries"], platform["wall_clock_s"]) == (
+        "runs/flash-1-00000001/",
+        5,
+        86_400.0,
+    )
+
+
 def test_worker_env_is_part_of_the_spec() -> None:
     found = config(worker_env={"FEATURE_FLAG": "enabled"}, environment={"id": "local/sums"})
 
