@@ -129,7 +129,8 @@ async def _counted(config: RunConfig, place: Path, options: Namespace) -> tuple[
     """The rows of the folder, its digest, and the spec as far as it can be told here."""
     own = config.environment
     setup = authoring.Setup(
-        params=own.params, pip=own.pip, network=own.network, secrets=find(own.secrets, options.config),
+        params=own.params, pip=own.pip, network=own.network, worker_env=config.worker_env,
+        secrets=find(own.secrets, options.config),
         thinking=config.thinking,
     )  # fmt: skip
     async with authoring.package(str(place), options) as package:

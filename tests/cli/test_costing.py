@@ -54,6 +54,15 @@ def test_without_a_stack_rows_and_tokens_are_counted_and_the_rest_is_arithmetic(
     assert told["differs_from_published"] is None
 
 
+def test_the_environment_is_loaded_with_the_variables_of_the_config(laid: Path, capsys: Capture) -> None:
+    environment = laid / "environment.py"
+    environment.write_text('import os\n\nassert os.environ["FEATURE_FLAG"] == "on"\n' + environment.read_text())
+
+    assert main([*RL, "--set", "worker_env.FEATURE_FLAG=on"]) == 0
+
+    assert found(capsys)["rows"] == 512
+
+
 def test_what_was_measured_last_is_what_is_reckoned_with(laid: Path, tmp_path: Path, capsys: Capture) -> None:
     remember(tmp_path / "home", "tiny", "grpo", Speed(1768.0, "flash-1-00000000"))
     remember(tmp_path / "home", "tiny", "sft", Speed(1.0, "flash-2-00000000"))

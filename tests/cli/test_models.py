@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +60,17 @@ def test_a_replica_on_a_cpu_has_no_accelerator(tmp_path: Path) -> None:
     assert about == Serving(
         model="tiny", pool="tiny", context=512, thinking="hybrid", device="cpu", accelerator="", accelerator_bytes=0
     )
+
+
+def test_a_replica_on_a_gpu_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(name="NVIDIA H200", total_memory=150_000_000_000)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: card)
+
+    about = serving("tiny", folder("tiny", tmp_path), "auto")
+
+    assert (about.device, about.accelerator, about.accelerator_bytes) == ("cuda", "NVIDIA H200", 150_000_000_000)
+    assert Serving.of(about.metadata()) == about
 
 
 def test_a_folder_that_is_served_tells_what_its_files_say(tmp_path: Path) -> None:
