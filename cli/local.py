@@ -44,11 +44,14 @@ def down(options: Namespace) -> None:
 
 
 async def ps(options: Namespace) -> None:
+    from cli import contexts
     from cli.session import stack
+    from flash.contracts.access import may_operate
 
     async with stack(options) as bus:
         replicas = sorted(await bus.replicas(), key=lambda replica: (replica.service, replica.id))
-        pools = sorted(await bus.pools(), key=lambda pool: pool.name)
+        operates = may_operate(contexts.token(options))
+        pools = sorted(await bus.pools(), key=lambda pool: pool.name) if operates else []
     if output.wants_json(options):
         output.data(
             {
@@ -80,6 +83,8 @@ async def ps(options: Namespace) -> None:
             for r in replicas
         ],
     )
+    if not operates:
+        return
     output.line("")
     output.table(
         ("WORK", "WAITING", "IN PROGRESS", "ASKING"), [(p.name, p.waiting, p.in_progress, p.asking) for p in pools]

@@ -43,6 +43,11 @@ def id_of(token: str) -> str:
     return found["id"] if found else ""
 
 
+def may_operate(token: str) -> bool:
+    """Whether it looks as if its holder ran the stack: by the operator's token, or, on an open one, by none."""
+    return id_of(token) in ("", "operator")
+
+
 def digest_of(token: str) -> str:
     """What is kept of a token. Its secret has the entropy of a key, so that one hash is enough."""
     return hashlib.sha256(token.encode()).hexdigest()

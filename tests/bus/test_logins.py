@@ -75,7 +75,7 @@ async def test_a_token_is_all_it_takes_to_ask(stack: Stack) -> None:
     assert (await whose(person, token)).org == "acme"
     assert await person.ask(RunList(org="acme")) == RunListing(runs=[])
     assert {replica.service for replica in await person.replicas()} == {"hub", "scheduler"}
-    assert await person.pools() == []
+    assert await operator.pools() == []
     for bus in (operator, person):
         await bus.close(0)
 
@@ -98,7 +98,7 @@ async def test_people_can_neither_tell_nor_read_facts_nor_hear_what_others_are_a
     fact = RunCancelRequested(org="acme", run_id="r1")
     heard = [">", "_INBOX.>", "_INBOX.*.*.*", f"{inbox_of(other)}.>", "ask.>", "flash.>", fact.pattern(org="acme")]
     said = [fact.subject, "$JS.API.STREAM.MSG.GET.FLASH", "$KV.organisations.acme", f"{inbox_of(OPERATOR)}.x.1",
-            "ask.scorer.episode.renew.s1", "$JS.API.STREAM.PURGE.FLASH"]  # fmt: skip
+            "ask.scorer.episode.renew.s1", "$JS.API.STREAM.PURGE.FLASH", "$JS.API.CONSUMER.LIST.FLASH"]  # fmt: skip
     for subject in heard:
         await person.subscribe(subject)
     for subject in said:

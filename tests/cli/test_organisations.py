@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from cli.__main__ import main
 from flash.access import Access
+from flash.bus import Pool
 from flash.bus.memory import MemoryBus
 from flash.client.connection import token_of
 from flash.client.tokens import minted
@@ -276,3 +277,16 @@ def test_a_name_that_cannot_be_an_organisations_is_refused_before_anybody_is_ask
         assert code == 1
         assert "names no organisation: lower-case letters, digits and dashes do" in err
     assert stack.urls == []
+
+
+def test_what_waits_is_shown_to_whoever_runs_the_stack(said: Said, acme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def pools(bus: MemoryBus) -> list[Pool]:
+        return [Pool("groups-tiny", waiting=3, in_progress=0, asking=1)]
+
+    monkeypatch.setattr(MemoryBus, "pools", pools)
+
+    for token, names in ((OPERATOR, ["groups-tiny"]), (acme, [])):
+        monkeypatch.setenv("FLASH_TOKEN", token)
+        told = json.loads(said("ps", "--json")[1])
+        assert [pool["name"] for pool in told["pools"]] == names
+        assert {replica["service"] for replica in told["replicas"]} == {"hub", "scheduler"}

@@ -27,8 +27,10 @@ from flash.errors import FlashError
 SUBJECT = "$SYS.REQ.USER.AUTH"
 ACCOUNT = "$G"
 """The account that everything happens in: the server's default."""
-LOOKING = ("$SRV.INFO", "$SRV.STATS", f"$JS.API.CONSUMER.LIST.{STREAM}")
-"""What `flash ps` asks besides."""
+LOOKING = ("$SRV.INFO", "$SRV.STATS")
+"""What `flash ps` asks besides: which replicas there are."""
+OPERATING = (f"$JS.API.CONSUMER.LIST.{STREAM}",)
+"""And what waits: the operator alone, as the answer names whose runs are read."""
 
 _ACCOUNT_KEY = bytes([0])
 """What stands before the public key of an account, as nkeys write it."""
@@ -64,7 +66,8 @@ def permissions(caller: Caller, token: str) -> Mapping[str, Any]:
     may = [kind for kind in REQUESTS if ranks.index(kind.role) <= ranks.index(caller.role)]
     inbox = f"{inbox_of(token)}.>"
     asks = sorted({request_subject(kind, "*" if kind.route else None) for kind in may})
-    return {"pub": {"allow": [*asks, *LOOKING, inbox]}, "sub": {"allow": [inbox]}}
+    besides = (*LOOKING, *OPERATING) if caller.role == "operator" else LOOKING
+    return {"pub": {"allow": [*asks, *besides, inbox]}, "sub": {"allow": [inbox]}}
 
 
 def issuer(seed: str) -> str:
