@@ -23,6 +23,8 @@ _VALUE: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     *((kind, pattern) for kind, _, pattern in _CONTENT),
     ("a JSON Web Token", re.compile(rb"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
     ("a URL with a password", re.compile(rb"://[^/@\s:]*:[^/@\s]+@")),
+    # Small and large letters and digits without a break: no digest, no id and no path looks so.
+    ("a random key", re.compile(rb"(?=[A-Za-z+]*[0-9])(?=[A-Z0-9+]*[a-z])(?=[a-z0-9+]*[A-Z])[A-Za-z0-9+]{32,}")),
 )
 _WORDS = frozenset({"PAT", "PASSWD", "PASSPHRASE", "CREDENTIALS", "SECRETS", "PASSWORDS"})
 _ENDS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "APIKEY", "PRIVATEKEY", "ACCESSKEY", "SECRETKEY")

@@ -13,6 +13,7 @@ SECRETS = (
     "eyJhbGciOiJI.eyJzdWIiOiIx.c2ln",
     "-----BEGIN OPENSSH PRIVATE KEY-----",
     "https://me:hunter2@example.org/x",
+    "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY01",
 )
 
 
@@ -22,7 +23,19 @@ def test_a_value_that_is_a_credential_is_known(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "enabled", "https://example.org:80/a", "a" * 64, "1b4e28ba-2fa1", "sk-short", "ü"]
+    "value",
+    [
+        "",
+        "enabled",
+        "https://example.org:80/a",
+        "a" * 64,
+        "0123456789abcdef" * 4,
+        "7f1c2d9e-AAAA-4bbb-8ccc-0123456789ab",
+        "1b4e28ba-2fa1",
+        "sk-short",
+        "ü",
+        "/data/Models/Qwen3-0.6B-Instruct-2507",
+    ],
 )
 def test_a_harmless_value_is_none(value: str) -> None:
     assert credentials.in_value(value) is None
