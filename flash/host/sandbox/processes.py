@@ -27,16 +27,19 @@ def descendants(pid: int) -> list[int]:
     return [found for child in children for found in (*descendants(child), child)]
 
 
-def kill_tree(pid: int) -> None:
-    """Kill a process and everything below it, also where that goes on forking: it is stopped first, so that whatever
-    loses its parent meanwhile lands below it.
+def kill_tree(root: int) -> None:
+    """Kill a process and everything below it, also where that goes on forking: all are stopped before any is killed,
+    since who is stopped forks no more, and whatever loses its parent meanwhile lands below the first.
     """
-    _send(pid, signal.SIGSTOP)
+    _send(root, signal.SIGSTOP)
     give_up = time.monotonic() + _GIVE_UP_S
-    while (living := [found for found in descendants(pid) if _lives(found)]) and time.monotonic() < give_up:
-        for found in living:
-            _send(found, signal.SIGKILL)
-    _send(pid, signal.SIGKILL)
+    for number, done in ((signal.SIGSTOP, "TtZX"), (signal.SIGKILL, "ZX")):
+        while (
+            left := [found for found in descendants(root) if _state(found) not in done]
+        ) and time.monotonic() < give_up:
+            for found in left:
+                _send(found, number)
+    _send(root, signal.SIGKILL)
 
 
 def private_bytes(pid: int) -> int:
@@ -71,11 +74,12 @@ def _private_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
-def _lives(pid: int) -> bool:
+def _state(pid: int) -> str:
+    """As proc(5) has it; `X` where there is nobody."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
 
 
 def _send(pid: int, number: signal.Signals) -> None:
