@@ -1,6 +1,6 @@
 """A run as its facts tell it, small enough to be looked at."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from flash.contracts.values import Example, Fault, Metric, PolicyRef, Rollout, V
 from flash.store import Store
 from services.recorder.service import Recorder
 from services.recorder.settings import Settings
+from tests.recorder.fake_wandb import FakeWandb, fake_wandb
 
 ORG = "local"
 
@@ -116,3 +117,9 @@ async def recording(tmp_path: Path) -> AsyncIterator[Recording]:
     yield found
     for recorder in found.recorders:
         await recorder.close()
+
+
+@pytest.fixture
+def wandb() -> Iterator[FakeWandb]:
+    with fake_wandb() as fake:
+        yield fake

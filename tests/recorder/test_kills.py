@@ -8,14 +8,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from flash.bus.jetstream import JetStreamBus, connect
 from flash.bus.server import NatsServer
 from flash.contracts.catalogue import kind_of
+from flash.contracts.keys import sealed_key, spec_key
 from flash.contracts.record import RecordClosed, RolloutsFind
+from flash.contracts.spec import EnvironmentSpec, RunSpec, WandbSpec
+from flash.contracts.steps import StepFinished
+from flash.secrets import KeyPair, of_run, seal
 from flash.store import Store, open_store
 from services.recorder.parquet import Kind
+from tests.recorder.fake_wandb import FakeWandb
 from tests.records import recorded
 
 STEPS, GROUPS = 12, 3
@@ -27,6 +33,8 @@ class Recorders:
 
     def __init__(self, folder: Path, nats_url: str, bus: JetStreamBus, store: Store) -> None:
         self.folder, self.nats_url, self.bus, self.store = folder, nats_url, bus, store
+        self.told: dict[str, str] = {}
+        """Further settings of each."""
         self.deaths = 0
         self.parts: dict[str, asyncio.subprocess.Process] = {}
         self._keeping: list[asyncio.Task[None]] = []
@@ -49,7 +57,7 @@ class Recorders:
             "FLASH_NATS_URL": self.nats_url, "FLASH_STORE_URL": f"file://{self.folder / 'store'}",
             "FLASH_REPLICA": name, "FLASH_HOME": str(self.folder / name), "FLASH_SEGMENT_BYTES": "4000",
             "FLASH_SEGMENT_S": "0.5", "FLASH_SETTLE_S": "0",
-        } | ({"FLASH_KILL_AT": kill_at} if kill_at else {})  # fmt: skip
+        } | self.told | ({"FLASH_KILL_AT": kill_at} if kill_at else {})  # fmt: skip
         log = (self.folder / f"{name}.log").open("ab")
         self.parts[name] = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "services.recorder", env=kept | told, stdout=log, stderr=log
@@ -129,6 +137,36 @@ async def test_a_recorder_that_dies_while_it_merges_leaves_one_segment_in_the_en
 
     assert recorders.deaths == 1
     await recorders.holds("r1", said)
+
+
+@pytest.mark.slow
+async def test_a_run_goes_on_being_shown_on_wandb_when_its_recorder_is_killed(
+    recorders: Recorders, facts: Any, wandb: FakeWandb
+) -> None:
+    spec = RunSpec(
+        org="local", run_id="r1", algorithm="grpo", model="tiny", pool="tiny", seed=1, split="train",
+        environment=EnvironmentSpec(id="local/e", version="v", digest="d", key="k"), wandb=WandbSpec(project="mine"),
+    )  # fmt: skip
+    recorders.told = {"FLASH_WANDB_URL": wandb.url, "FLASH_KEY_FILE": str(recorders.folder / "key")}
+    key = seal({"WANDB_API_KEY": "k" * 40}, KeyPair.kept(recorders.folder / "key").public, of_run("local", "r1"))
+    await recorders.store.put(spec_key("r1"), msgspec.json.encode(spec))
+    await recorders.store.put(sealed_key("r1", "recorder"), key)
+    started, *said = facts().whole(STEPS, 1)
+    told = [msgspec.structs.replace(f, metrics={"loss": 1.0}) if isinstance(f, StepFinished) else f for f in said]
+    await recorders.start("recorder-0")
+
+    await recorders.bus.publish(started, *told[: len(told) // 2])
+    async with asyncio.timeout(60.0):
+        while not wandb.rows:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    recorders.parts["recorder-0"].kill()
+    await recorders.bus.publish(*told[len(told) // 2 :])
+    async with asyncio.timeout(120.0):
+        while wandb.exit_code is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+    assert [row["_step"] for row in wandb.rows] == list(range(STEPS + 1))
+    assert wandb.exit_code == 0
 
 
 @pytest.mark.slow
