@@ -48,7 +48,8 @@ class FakeWandb:
     def _bucket(self) -> dict[str, Any]:
         return {
             "id": "b", "name": self.told.get("name", ""), "displayName": self.told.get("displayName"), "tags": [],
-            "config": "{}", "description": "", "sweepName": None, "project": {"id": "p", "name": "mine", "entity": {"name": "us"}},
+            "config": "{}", "description": "", "sweepName": None,
+            "project": {"id": "p", "name": "mine", "entity": {"name": "us"}},
             "historyLineCount": len(self.rows), "eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]",
             "summaryMetrics": "{}", "wandbConfig": '{"t": 1}', "notes": None,
             "historyTail": json.dumps([json.dumps(row) for row in self.rows[-1:]]),
