@@ -218,6 +218,30 @@ def test_a_run_that_loses_a_rollout_and_a_scorer_ends_well(stack: Stack, project
     assert stack.flash("chat", run, "-m", "Sort: 7 3 9 1 5").strip()
 
 
+def test_a_run_goes_on_when_bus_and_store_were_killed(stack: Stack, project: Path) -> None:
+    run = stack.data("train", "configs/rl.toml", "--set", "train.steps=30", "--background", folder=project)["run_id"]
+    until(lambda: stack.data("status", run)["step"] >= 3)
+    infrastructure = [*stack.containers("nats"), *stack.containers("minio")]
+
+    stack.docker("kill", *infrastructure)
+    stack.docker("start", *infrastructure)
+    stack.compose("up", "--wait", "--no-recreate", "--no-build", "nats", "minio")
+    until(lambda: stack.data("status", run)["state"] not in ("queued", "planning", "running"))
+
+    ended = stack.data("status", run)
+    assert (ended["state"], ended["step"], ended["rollouts"]) == ("done", 30, 30 * 8 * 8), ended
+
+
+def test_what_is_secret_stands_in_no_log_and_no_description_of_a_container(stack: Stack, project: Path) -> None:
+    names = ("services", "people", "objects", "operator")
+    secrets = stack.compose("exec", "-T", "-u", "0", "hub", "sh", "-c", f"cd /keys && tail -qn1 {' '.join(names)}")
+    assert len(secrets) == len(names) * 64
+
+    told = stack.compose("logs", "--no-color") + stack.docker("inspect", *stack.compose("ps", "-qa").split())
+
+    assert not [name for at, name in enumerate(names) if secrets[at * 64 : at * 64 + 64] in told]
+
+
 def until(is_so: Callable[[], bool]) -> None:
     give_up = time.monotonic() + RUN_S
     while not is_so():
