@@ -21,21 +21,21 @@ RUN --mount=type=cache,target=/root/.cache/uv --mount=from=wheels,target=/wheels
 
 # An environment per kind: its dependencies first, so that a change of our code installs only our code again.
 FROM tools AS light-packages
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/uv --mount=from=wheels,target=/wheels \
     uv pip install --quiet -r pyproject.toml --extra hub --extra scheduler
 COPY --from=package /package /package
 RUN uv pip install --quiet --offline --no-deps /package/*.whl
 
 FROM tools AS scorer-packages
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/uv --mount=from=wheels,target=/wheels \
     uv pip install --quiet -r pyproject.toml --extra scorer
 COPY --from=package /package /package
 RUN uv pip install --quiet --offline --no-deps /package/*.whl
 
 FROM tools AS recorder-packages
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/uv --mount=from=wheels,target=/wheels \
     uv pip install --quiet -r pyproject.toml --extra recorder
 COPY --from=package /package /package
@@ -43,7 +43,7 @@ RUN uv pip install --quiet --offline --no-deps /package/*.whl
 
 FROM tools AS torch-packages
 ARG TORCH_BACKEND=cpu
-COPY pyproject.toml README.md ./
+COPY pyproject.toml ./
 # The wheel that is at hand, else the one that PyTorch publishes for this backend; it brings what torch itself needs.
 RUN --mount=type=cache,target=/root/.cache/uv --mount=from=wheels,target=/wheels \
     torch=$(sed -nE 's/.*"(torch==[^"]+)".*/\1/p' pyproject.toml) && test -n "$torch" \

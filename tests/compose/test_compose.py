@@ -233,7 +233,7 @@ def test_a_run_goes_on_when_bus_and_store_were_killed(stack: Stack, project: Pat
 
 
 def test_what_is_secret_stands_in_no_log_and_no_description_of_a_container(stack: Stack, project: Path) -> None:
-    names = ("services", "people", "objects", "operator")
+    names = ("services", "logins", "objects", "operator")
     secrets = stack.compose("exec", "-T", "-u", "0", "hub", "sh", "-c", f"cd /keys && tail -qn1 {' '.join(names)}")
     assert len(secrets) == len(names) * 64
 
