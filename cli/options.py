@@ -24,7 +24,7 @@ def up(parser: ArgumentParser) -> None:
 
 
 def login(parser: ArgumentParser) -> None:
-    where = "its bus, for example nats://flash.example:4222; default: the stack of this machine"
+    where = "its bus, for example nats://flash.example:4222; default: FLASH_URL, else the stack of this machine"
     parser.add_argument("url", nargs="?", default="", metavar="URL", help=where)
 
 
