@@ -32,19 +32,20 @@ def operator(token: str, operator_token: str) -> Caller | None:
 
 
 def require(caller: Caller, request: Request) -> None:
-    """Raises NotFound for things of another organisation, and Refused for a role that may not ask this."""
+    """Raises Refused for a role that may not ask this, and NotFound for things of another organisation."""
     if caller.role == "operator":
         return
+    if _RANK[caller.role] < _RANK[request.role]:
+        helps = "an admin makes another with `flash token create`"
+        raise Refused(
+            f"{request.name} wants the role {request.role}, but this token of {caller.org} has {caller.role}: "
+            + ("whoever runs the stack may" if request.role == "operator" else helps)
+        )
     for org in request.orgs():
         if org != caller.org:
             raise NotFound(
                 f"there is no {org!r} here that a token of {caller.org} can see: `flash whoami` says whose it is"
             )
-    if _RANK[caller.role] < _RANK[request.role]:
-        raise Refused(
-            f"{request.name} wants the role {request.role}, but this token of {caller.org} has {caller.role}: "
-            "an admin makes another with `flash token create`"
-        )
 
 
 class Access:

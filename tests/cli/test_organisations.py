@@ -243,7 +243,7 @@ def test_the_operator_gives_tokens_of_any_organisation(said: Said, acme: str, mo
     monkeypatch.setenv("FLASH_TOKEN", acme)
     code, _, err = said("org", "create", "beta")
     assert code == 1
-    assert "there is no 'beta' here that a token of acme can see" in err
+    assert "org.create wants the role operator, but this token of acme has admin" in err
 
 
 def test_whoami_on_an_open_stack_is_its_operator(said: Said, stack: Guarded) -> None:

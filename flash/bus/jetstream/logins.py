@@ -11,7 +11,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import structlog
@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 
 from flash.bus.jetstream.connection import Connection, inbox_of
 from flash.contracts.access import Caller
-from flash.contracts.base import STREAM, Role, request_subject
+from flash.contracts.base import STREAM, request_subject
 from flash.contracts.catalogue import REQUESTS
 from flash.errors import FlashError
 
@@ -61,13 +61,19 @@ async def answer_logins(connection: Connection, seed: str, check: Check) -> None
 
 
 def permissions(caller: Caller, token: str) -> Mapping[str, Any]:
-    """What the holder of a token may send and hear."""
-    ranks = get_args(Role)
-    may = [kind for kind in REQUESTS if ranks.index(kind.role) <= ranks.index(caller.role)]
+    """What the holder of a token may send and hear.
+
+    A request that their role may not ask is let through: the service refuses it in a sentence, where the server would
+    leave them waiting. What services ask each other is the operator's.
+    """
+    is_operator = caller.role == "operator"
+    kinds = [kind for kind in REQUESTS if is_operator or kind.role != "operator" or kind.service == "hub"]
+    asks = sorted({request_subject(kind, "*" if kind.route else None) for kind in kinds})
     inbox = f"{inbox_of(token)}.>"
-    asks = sorted({request_subject(kind, "*" if kind.route else None) for kind in may})
-    besides = (*LOOKING, *OPERATING) if caller.role == "operator" else LOOKING
-    return {"pub": {"allow": [*asks, *besides, inbox]}, "sub": {"allow": [inbox]}}
+    return {
+        "pub": {"allow": [*asks, *LOOKING, *(OPERATING if is_operator else ()), inbox]},
+        "sub": {"allow": [inbox]},
+    }
 
 
 def issuer(seed: str) -> str:
