@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from flash.bus.memory import MemoryBus
-from flash.contracts.groups import GroupGenerated, GroupRequested
+from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupRequested
 from flash.contracts.packing import unpack_floats, unpack_ids
 from flash.contracts.requests import (
     Done,
@@ -392,7 +392,8 @@ async def test_a_run_that_ends_frees_its_episodes(world: Any, scorer: FakeScorer
 
     await world.player.on_run_ended(RunCancelled(org="local", run_id="r1"))
 
-    assert await asyncio.wait_for(playing, 5) == []
+    [dropped] = await asyncio.wait_for(playing, 5)
+    assert isinstance(dropped, GroupCancelled)
     for _ in range(3):
         await asyncio.wait_for(world.engine.cancelled.acquire(), 5)
 
