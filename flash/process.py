@@ -17,7 +17,7 @@ from flash.bus import Admit, Bus
 from flash.config.settings import ServiceSettings
 from flash.contracts.base import Request
 from flash.errors import BusError, ConfigError
-from flash.redaction import masked_line
+from flash.redaction import guard, masked_line
 from flash.store import Store, open_store
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -53,6 +53,7 @@ def main(service: str, settings_type: type[S], serve: Callable[[Process, S], Awa
     """
     try:
         settings = settings_type.from_env()
+        guard(settings.credentials)
         configure_logging(settings.log_level, service=service, replica=settings.replica)
         asyncio.run(_run(service, settings, serve))
     except ConfigError as error:

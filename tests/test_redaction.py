@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 
+from flash.config.settings import ServiceSettings
 from flash.redaction import Masks, spellings
 
 SECRET = 'pass"word\\with/odd+signs\u00e9'
@@ -45,6 +46,19 @@ def test_output_that_was_cut_through_a_secret_does_not_tell_the_half_of_it() -> 
     assert masks.at_the_ends(b"the key: sk-4711-ca") == b"the key: " + b"*" * 10
     assert masks.at_the_ends(b"711-canary\nnext") == b"*" * 10 + b"\nnext"
     assert masks.at_the_ends(b"fine ask") == b"fine ask"
+
+
+def test_what_a_service_logs_in_with_is_masked_in_its_log() -> None:
+    token = f"flash_local_operator_{'a' * 40}"
+    settings = ServiceSettings(
+        nats_url="nats://scorer:hunter%2F22@bus:4222",
+        store_url="s3://key:s3-pass@host:9000/bucket",
+        operator_token=token,
+    )
+
+    assert settings.credentials == [token, "hunter/22", "s3-pass"]
+    assert ServiceSettings().credentials == [""]
+    assert Masks(settings.credentials).over(settings.nats_url.encode()) == b"nats://scorer:***********@bus:4222"
 
 
 LOGS = """

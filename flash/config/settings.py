@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -70,6 +71,12 @@ class ServiceSettings(EnvironSettings, frozen=True):
     """How long running handlers may finish after SIGTERM."""
     health_file: Path | None = None
     """Touched every second for as long as the service works and its bus answers; gone when it stops."""
+
+    @property
+    def credentials(self) -> list[str]:
+        """What of these is masked in the log."""
+        passwords = [urlsplit(url).password for url in (self.nats_url, self.store_url)]
+        return [self.operator_token, *(unquote(password) for password in passwords if password)]
 
 
 def _given(found: Mapping[str, str], name: str) -> str | None:
