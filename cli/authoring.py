@@ -150,7 +150,7 @@ def told(failed: LoadFailed) -> str:
 
 def missing(failed: LoadFailed) -> str:
     """A sentence on what the package needs and this machine lacks; empty for other failures."""
-    if not failed.missing:
+    if not failed.missing or failed.fault.message.startswith("MissingParam"):  # which says all there is to say
         return ""
     if failed.fault.message.startswith("KeyError"):
         return (

@@ -5,6 +5,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from envsdk.loading import MissingParam
+
 _OURS = str(Path(__file__).resolve().parent) + os.sep
 _HOST = f"{os.sep}host{os.sep}child{os.sep}"
 _PLUMBING = ("concurrent" + os.sep + "futures", "<frozen importlib", _HOST, "threading.py")
@@ -58,7 +60,9 @@ def author_frames(error: BaseException, folder: Path) -> str:
 
 
 def missing_need(error: BaseException, folder: Path) -> str:
-    """What the package needs and this machine lacks: a module, or an environment variable; empty for other errors."""
+    """What the package needs and is not there: a module, a variable, a param; empty for other errors."""
+    if isinstance(error, MissingParam):
+        return error.need
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         return "" if (folder / top).exists() or (folder / f"{top}.py").exists() else top

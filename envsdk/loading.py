@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 FLASH_PARAMS = frozenset({"split", "dataset_path", "records", "contract_text", "contract_path"})
 """Params that Flash itself reads: given to a factory that names them, never rejected."""
+
+
+class MissingParam(TypeError):
+    """A factory wants a param that is not given."""
+
+    def __init__(self, origin: str, names: Sequence[str]) -> None:
+        self.need = f"the param{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        super().__init__(f"{origin} needs {self.need}: give it under [environment.params], or a default")
 
 
 def load_environment(reference: str | Path | None = None, **params: Any) -> "Environment":
@@ -60,7 +68,8 @@ def find_factory(reference: str | Path | None, attribute: str) -> tuple[Callable
 def accepted_params(factory: Callable[..., Any], params: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """The params that the factory names; all of them if it takes `**kwargs`.
 
-    Raises TypeError for one that it does not name and Flash does not read either.
+    Raises TypeError for one that it does not name and Flash does not read either, and MissingParam for one that it
+    needs and that is not there.
     """
     try:
         signature = inspect.signature(factory)
@@ -71,6 +80,9 @@ def accepted_params(factory: Callable[..., Any], params: Mapping[str, Any], orig
         return dict(params)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = [name for name, kind in kinds.items() if kind in by_name]
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    if lacking := [name for name in names if defaults[name] is inspect.Parameter.empty and name not in params]:
+        raise MissingParam(origin, lacking)
     if unknown := sorted(params.keys() - set(names) - FLASH_PARAMS):
         raise TypeError(f"{origin} does not take {', '.join(unknown)}; it takes {', '.join(names) or 'no params'}")
     return {name: value for name, value in params.items() if name in names}

@@ -357,6 +357,17 @@ async def test_a_missing_third_party_module_is_a_note_and_no_fault(world: World)
     assert report == CheckReport(notes=["not validated: needs nowhere_to_be_found"])
 
 
+async def test_a_missing_param_is_a_note_and_with_it_the_package_is_validated(world: World) -> None:
+    wanting = ENVIRONMENT.replace("def load_environment(level=1)", "def load_environment(level, *, words)", 1)
+    files = {**FILES, "environment.py": wanting}
+
+    assert await check(world, files) == CheckReport(notes=["not validated: needs the params level, words"])
+    assert (await check(world, files, level=2, words=[])).rows == {"train": 2}
+    fault = (await check(world, files, level=2, words=[], typo=1)).fault
+    assert fault is not None
+    assert "does not take typo; it takes level, words" in fault.message
+
+
 async def test_a_place_that_the_package_reaches_for_while_it_loads_is_a_note_and_no_fault(world: World) -> None:
     eager = "import urllib.request\nurllib.request.urlopen('http://judge.example/')\n" + ENVIRONMENT
 
