@@ -95,6 +95,9 @@ class Stack:
             await asyncio.sleep(0.2)
             await self._spawn(name, "")
 
+    def pid(self, name: str) -> int:
+        return self._parts[name].pid
+
     def signal(self, name: str, number: int) -> None:
         self._parts[name].send_signal(number)
 
@@ -173,6 +176,12 @@ async def stacked(folder: Path, *services: str) -> AsyncIterator[Stack]:
         yield stack
     finally:
         await stack.stop()
+
+
+@pytest.fixture
+def stacks() -> Callable[..., AbstractAsyncContextManager[Stack]]:
+    """A stack of some services only."""
+    return stacked
 
 
 @pytest.fixture
