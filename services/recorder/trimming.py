@@ -1,8 +1,9 @@
 """Takes groups out of the stream that nobody needs there any more, so that a run of any length keeps a short one.
 
 A training group stays until it is written down, two checkpoints cover its step (a learner that cannot read the newest
-goes back to the one before), and `keep_steps` steps are finished after it. The facts of runs and steps stay: schedulers
-and learners fold them.
+goes back to the one before), and `keep_steps` steps are finished after it. A group that evaluates a policy of a training
+run stays until that evaluation and two later ones are summed up and written. The facts of runs and steps stay:
+schedulers and learners fold them.
 """
 
 import msgspec
@@ -11,10 +12,14 @@ import structlog
 from flash.bus import Bus
 from flash.contracts.groups import GroupGenerated, GroupRequested, GroupScored
 from flash.contracts.keys import spec_key
+from flash.contracts.runs import RunEvaluated
 from flash.contracts.spec import RunSpec
 from flash.contracts.steps import StepFinished, StepSaved
 from flash.errors import NoSuchObject
 from flash.store import Store
+
+KEPT_EVALUATIONS = 2
+"""The newest ones of a run stay whole: somebody may still be playing one of their groups a second time."""
 
 log = structlog.get_logger()
 
@@ -29,6 +34,7 @@ class Trimmer:
 
     async def trim(self, org: str, run_id: str, written: int) -> None:
         """Forget a run's groups as far as that is safe; everything up to `written` lies in segments."""
+        await self._trim_evaluations(org, run_id, written)
         saved = await self._steps(StepSaved, org, run_id)
         finished = await self._steps(StepFinished, org, run_id)
         covered = last_to_forget(saved, finished, keep_steps=self._keep_steps)
@@ -40,6 +46,17 @@ class Trimmer:
         patterns = [kind.pattern(**known) for kind in (GroupRequested, GroupGenerated, GroupScored)]
         await self._bus.forget(*patterns, before=before)
         log.info("stream.trimmed", run_id=run_id, step=covered, before=before)
+
+    async def _trim_evaluations(self, org: str, run_id: str, written: int) -> None:
+        """The newest first: where one has left the stream, those before it have."""
+        told = [told async for told in self._bus.history(RunEvaluated.pattern(org=org, run_id=run_id))]
+        for evaluated in reversed([fact for fact in told[:-KEPT_EVALUATIONS] if fact.sequence <= written]):
+            assert isinstance(evaluated.event, RunEvaluated)
+            known = {"org": org, "run_id": run_id, "scope": "eval", "step": evaluated.event.step}
+            patterns = [kind.pattern(**known) for kind in (GroupRequested, GroupGenerated, GroupScored)]
+            if await self._bus.last(patterns[-1]) is None:
+                return
+            await self._bus.forget(*patterns, before=evaluated.sequence)
 
     async def _steps(self, kind: type[StepSaved] | type[StepFinished], org: str, run_id: str) -> list[int]:
         told = self._bus.history(kind.pattern(org=org, run_id=run_id))

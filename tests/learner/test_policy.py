@@ -315,6 +315,36 @@ def test_a_step_that_memory_does_not_hold_is_cut_smaller_and_says_so(
     assert policy.files() == plain.files()
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")]
+)
+def test_memory_that_a_cpu_has_not_got_makes_the_cut_smaller_too(
+    policy: Policy, make: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    learn = Policy._learn
+
+    def small(self: Policy, batch: Any, loss: Any) -> Any:
+        if batch.ids_BW.numel() > 64:
+            raise error
+        return learn(self, batch, loss)
+
+    monkeypatch.setattr(Policy, "_learn", small)
+
+    assert policy.update(make.random_trees(), LOSS, learning_rate=1e-2, cut=Cut(256)).cut == Cut(64)
+
+
+def test_another_error_than_want_of_memory_is_raised(
+    policy: Policy, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Policy, "_learn", broken)
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        policy.update(make.random_trees(), LOSS, learning_rate=1e-2, cut=Cut(256))
+
+
 def test_what_no_cut_makes_small_enough_ends_the_run(
     policy: Policy, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

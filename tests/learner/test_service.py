@@ -13,13 +13,15 @@ from flash.bus.memory import HandMovedClock, MemoryBus, MemoryStream
 from flash.contracts.base import Event
 from flash.contracts.groups import GroupScored
 from flash.contracts.keys import dataset_key, spec_key
-from flash.contracts.runs import DatasetPrepared, RunCancelled, RunCancelRequested, RunStarted
+from flash.contracts.runs import DatasetPrepared, RunCancelled, RunCancelRequested, RunResumed, RunStarted
 from flash.contracts.spec import RunSpec
 from flash.contracts.steps import StepClaimed, StepDiverged, StepFinished, StepSaved, TrainingFailed
 from flash.contracts.values import Example, PolicyRef
+from flash.errors import StoreError
 from services.learner.policy import CONFIG, WEIGHTS, Base, Policy, digest_of
 from services.learner.service import Learner
 from services.learner.settings import Settings
+from services.learner.training import Training
 
 STEPS = 4
 
@@ -331,6 +333,47 @@ async def test_a_run_that_is_over_already_is_not_touched(make: Any) -> None:
     said = await hear(learner_on(bus, Base(make.random_qwen3(), "random")), bus, make.started(spec))
 
     assert said == []
+
+
+async def test_the_attempt_that_a_resumed_run_has_left_is_not_touched_and_its_end_ends_no_later_one(make: Any) -> None:
+    bus, spec = MemoryBus(), make.spec()
+    await store_spec(bus, spec)
+    await bus.publish(
+        RunCancelled(org="local", run_id="run"), RunResumed(org="local", run_id="run", attempt=2, resumed_at=1.0),
+        *groups_of(make),
+    )  # fmt: skip
+    learner = learner_on(bus, Base(make.random_qwen3(), "random"))
+    first, second = (replace(make.started(spec, steps=STEPS), attempt=attempt) for attempt in (1, 2))
+
+    assert await hear(learner, bus, first) == []
+    said = []
+    async for fact in learner.on_run_started(second):
+        said.append(fact)
+        await learner.on_run_ended(RunCancelled(org="local", run_id="run"))  # told late
+    assert is_final(said[-1])
+
+
+async def test_who_takes_a_run_again_says_why_it_lost_it(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus, spec = MemoryBus(retry_s=0.01), make.spec()
+    await store_spec(bus, spec)
+    await bus.publish(*groups_of(make))
+    restart = Training.start
+    lost: list[str] = []
+
+    async def once_broken(self: Training) -> list[Event]:
+        if not lost:
+            lost.append("x")
+            raise StoreError("the object store is away")
+        return await restart(self)
+
+    monkeypatch.setattr(Training, "start", once_broken)
+    await bus.listen(*learner_on(bus, Base(make.random_qwen3(), "random")).subscriptions())
+    await bus.publish(make.started(spec, steps=STEPS))
+    await until(bus, is_final)
+    claims = [event for event in await facts(bus) if isinstance(event, StepClaimed)]
+    await bus.close()
+
+    assert [claim.reason for claim in claims] == ["", "StoreError: the object store is away"]
 
 
 async def test_an_evaluation_is_not_a_learners_business(make: Any) -> None:

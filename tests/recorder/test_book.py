@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from flash.bus import Entry
 from flash.contracts.base import Event
+from flash.contracts.groups import GroupCancelled
 from flash.contracts.record import RecordClosed
-from flash.contracts.runs import RunFailed
+from flash.contracts.runs import RunCompleted, RunFailed, RunResumed
 from services.recorder.book import Book
 
 
@@ -86,6 +88,42 @@ def test_a_record_is_closed_once_the_end_is_written_and_no_group_is_awaited(fact
     assert book.closing(now=62.0, settle_s=60.0) == [RecordClosed(org="local", run_id="r1", upto=2)]
     book.add(entries([f.scored(1, 0)], first=3)[0])
     assert book.closing(now=3.0, settle_s=60.0) == [RecordClosed(org="local", run_id="r1", upto=2)]
+
+
+def test_a_dropped_group_is_awaited_no_more_unless_a_later_attempt_asked_for_it(facts: Any) -> None:
+    f = facts()
+    failed = RunFailed(org="local", run_id="r1", reason="why not")
+    dropped = GroupCancelled(org="local", run_id="r1", attempt=1, scope="train", step=1, group=0)
+    again = msgspec.structs.replace(f.requested(1, 0), attempt=2)
+
+    for said, awaited in (([f.requested(1, 0), dropped], 0), ([f.requested(1, 0), again, dropped], 1)):
+        book = read([*said, failed])
+        book.forget(9)
+        assert len(book.closing(now=5.0, settle_s=60.0)) == 1 - awaited
+
+
+def test_a_resumed_run_is_closed_again_at_the_end_of_its_next_attempt(facts: Any) -> None:
+    f = facts()
+    failed, resumed = (
+        RunFailed(org="local", run_id="r1", reason="why not"),
+        RunResumed(org="local", run_id="r1", attempt=2, resumed_at=9.0),
+    )
+    done = RunCompleted(org="local", run_id="r1", attempt=2)
+    said = [f.scored(1, 0), failed, resumed, f.scored(2, 0), f.finished(2, groups=1), done]
+    book = read(said[:2])
+    book.forget(2)
+    [first] = book.closing(now=1e9, settle_s=0.0)
+    book.close("r1")
+
+    for entry in entries(said[2:5], first=3):
+        book.add(entry)
+    assert book.closing(now=1e9, settle_s=0.0) == [], "it goes on"
+    assert [id for id, _ in written(book, 5)[1]] == ["train-2-0"], "written when its step gave it its advantages"
+    book.add(entries([done], first=6)[0])
+    book.forget(6)
+    [second] = book.closing(now=1e9, settle_s=0.0)
+
+    assert (first.attempt, second.attempt) == (1, 2)
 
 
 def test_a_run_whose_record_is_not_closed_is_read_again_from_its_end(facts: Any) -> None:

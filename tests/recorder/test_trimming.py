@@ -9,6 +9,7 @@ import pytest
 from flash.contracts.groups import GroupEvent
 from flash.contracts.record import RecordClosed, RolloutsFind
 from flash.contracts.requests import EventsFind
+from flash.contracts.runs import RunEvaluated
 from flash.contracts.spec import EnvironmentSpec, RunSpec, TrainSpec
 from flash.contracts.steps import StepSaved
 from flash.contracts.values import PolicyRef
@@ -116,3 +117,20 @@ async def test_nothing_leaves_the_stream_that_is_not_written_down(recording: Any
     assert await groups(recording.bus) == {1, 2, 3, 4, 5, 6}
     left = [told.event async for told in recording.bus.history("flash.group.>")]
     assert left == [event for event in said[3:] if isinstance(event, GroupEvent)]
+
+
+async def test_the_groups_of_evaluations_that_are_summed_up_leave_the_stream_but_for_the_newest_two(
+    recording: Any, facts: Any
+) -> None:
+    f = facts()
+    recorder = recording.recorder()
+    for step in (0, 2, 4, 6):
+        await recording.bus.publish(
+            *(f.scored(step, group, scope="eval") for group in range(2)),
+            RunEvaluated(org="local", run_id="r1", step=step, metrics={}),
+        )
+
+    await recorder.writer._trimmer.trim("local", "r1", written=3)
+    assert await groups(recording.bus) == {2, 4, 6}, "what is not written stays"
+    await recorder.writer._trimmer.trim("local", "r1", written=100)
+    assert await groups(recording.bus) == {4, 6}
