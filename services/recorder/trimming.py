@@ -1,8 +1,8 @@
 """Takes groups out of the stream that nobody needs there any more, so that a run of any length keeps a short one.
 
 A training group stays until it is written down, two checkpoints cover its step (a learner that cannot read the newest
-goes back to the one before), and `keep_steps` steps are finished after it. A group that evaluates a policy of a training
-run stays until that evaluation and two later ones are summed up and written. The facts of runs and steps stay:
+goes back to the one before), and `keep_steps` steps are finished after it. A group that evaluates a policy of a
+training run stays until that evaluation and two later ones are summed up and written. The facts of runs and steps stay:
 schedulers and learners fold them.
 """
 
