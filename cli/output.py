@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 _ASCII = str.maketrans(
-    {"±": "+/-", "×": "x", "→": "->", "█": "#", "·": "-", "…": "...", "├": "|", "└": "`", "─": "-", "│": "|"}
+    {"±": "+/-", "×": "x", "→": "->", "·": "-", "…": "...", "├": "|", "└": "`", "─": "-", "│": "|"}
+    | dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#", strict=True))
 )
 
 
@@ -37,20 +38,37 @@ def field(name: str, value: str, *, width: int = 12) -> list[str]:
     return [f"{head:<{width}}{text}" for head, text in zip([name, *[""] * len(wrapped)], wrapped, strict=False)]
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Rows for a person; says so when there are none."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, spare: Sequence[str] = ()) -> None:
+    """Rows for a person; says so when there are none.
+
+    The first column is never cut. Where the terminal is too narrow for all, those of `spare` go, the first one first.
+    """
     if not rows:
         note("nothing there yet")
         return
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(highlight=False, markup=False)
+    cells = [[_fit(str(cell), sys.stdout) for cell in row] for row in rows]
+    kept = _kept(columns, cells, spare, console.width)
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        shown.add_column(column, overflow="fold")
-    for row in rows:
-        shown.add_row(*(_fit(str(cell), sys.stdout) for cell in row))
-    Console(highlight=False, markup=False).print(shown)
+    for at in kept:
+        shown.add_column(columns[at], overflow="fold", no_wrap=at == 0)
+    for row in cells:
+        shown.add_row(*(row[at] for at in kept))
+    console.print(shown)
+
+
+def _kept(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int) -> list[int]:
+    """Which columns are shown."""
+    widths = [max(len(cell) for cell in column) + 2 for column in zip(columns, *rows, strict=True)]
+    kept = list(range(len(columns)))
+    for name in spare:
+        if sum(widths[at] for at in kept) - 2 <= width:
+            break
+        kept.remove(columns.index(name))
+    return kept
 
 
 def ago(seconds: float) -> str:

@@ -34,6 +34,7 @@ async def runs(options: Namespace) -> None:
              f"{max(s.step, 0)}/{s.steps or '?'}", s.model, s.environment, output.ago(now - s.submitted_at), s.name)
             for s in listing.runs
         ],
+        spare=("ALGORITHM", "MODEL", "NAME"),
     )  # fmt: skip
     if len(listing.runs) < listing.total:
         output.note(f"{len(listing.runs)} of {listing.total}; all of them: flash runs -n 0")
@@ -153,7 +154,8 @@ def show(seen: RunView) -> None:
     ]
     for name, value in lines:
         if value:
-            output.line(f"{name:<12}{value}")
+            for text in output.field(name, value):
+                output.line(text)
     if spec.get("algorithm") == "eval" and seen.state == "done":
         for text in metrics.evaluation(seen.metrics):
             output.line(f"{'':<12}{text}")
