@@ -44,14 +44,14 @@ class Terminal:
         """Type a line; whatever does not end with 0 ends the test with what it said."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name("flash")), *shlex.split(line, comments=True)[1:]],
-            cwd=self.folder, env=self._environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            cwd=self.folder, env=self.environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         typed = Typed(line, done.returncode, done.stdout, done.stderr)
         self.typed.append(typed)
         assert typed.code == 0, f"`{line}` ended with {typed.code}:\n{typed.out}\n{typed.err}"
         return typed
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FLASH_")}
         return kept | {"FLASH_HOME": str(self.home), "COLUMNS": "80"}
 
