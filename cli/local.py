@@ -11,11 +11,12 @@ from cli import output
 
 def up(options: Namespace) -> int:
     from cli import stack
+    from flash.models import card
 
     return stack.up(
         stack.Options(
             home=options.home,
-            models=tuple(options.models or _small_ones(options.home)),
+            models=tuple(card(model).name for model in options.models or _small_ones(options.home)),
             rollouts=options.rollouts,
             scorers=options.scorers,
             learners=options.learners,

@@ -73,7 +73,7 @@ def checked(values: Table) -> RunConfig:
         complaints += [sentence(detail, ("train",), algorithm) for detail in error.errors()]
     try:
         config = RunConfig.model_validate(
-            {**values, "thinking": thinking, "train": train or SftTrain.model_validate({})}
+            {**values, "model": model_card.name, "thinking": thinking, "train": train or SftTrain.model_validate({})}
         )
     except ValidationError as error:
         complaints += [sentence(detail, (), algorithm) for detail in error.errors()]

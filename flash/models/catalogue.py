@@ -153,7 +153,7 @@ def _card_of_folder(model: str) -> ModelCard:
     context = told.get("max_position_embeddings", told.get("n_positions"))
     width = 4 if told.get("dtype", told.get("torch_dtype", config.get("dtype"))) == "float32" else 2
     return ModelCard(
-        name=model,
+        name=str(path),  # from the root: a service has another folder than whoever wrote it
         context=context if isinstance(context, int) else UNKNOWN_CONTEXT,
         thinking=thinking,
         max_lora_rank=64,

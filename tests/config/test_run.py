@@ -339,6 +339,7 @@ def test_a_model_of_ones_own_needs_the_policy_that_allows_it(tmp_path: Path) -> 
 
     assert config(model=str(tmp_path), model_policy="allow").train.max_length == 99
     assert config(model="someone/else", model_policy="allow").train.max_length == 2_368
+    assert config(model=f"{tmp_path}/../{tmp_path.name}/", model_policy="allow").model == str(tmp_path)
     for model in (str(tmp_path), "someone/else"):
         assert 'model_policy = "allow" takes any causal model' in complaint({"model": model})
 
