@@ -56,7 +56,7 @@ async def show(options: Namespace) -> None:
         output.data(msgspec.to_builtins(found))
         return
     version, now = found.version, time.time()
-    state = " (withdrawn)" if version.withdrawn_at else " (newest)" if found.is_newest else ""
+    state = " (withdrawn)" if version.withdrawn_at else " (current)" if found.is_newest else ""
     output.line(f"{version.id}@{version.version}{state}")
     output.line(f"digest     {version.digest}")
     output.line(f"published  {output.ago(now - version.published_at)} ago, {output.size(version.packed_bytes)} packed")
@@ -81,7 +81,7 @@ async def versions(options: Namespace) -> None:
     async with stack(options) as bus:
         named = _named(options.environment, bus.org)
         found, newest = await client.versions(bus, named.id)
-    states = ["withdrawn" if v.withdrawn_at else "newest" if v.version == newest else "" for v in found]
+    states = ["withdrawn" if v.withdrawn_at else "current" if v.version == newest else "" for v in found]
     if output.wants_json(options):
         output.data([msgspec.to_builtins(v) | {"state": s} for v, s in zip(found, states, strict=True)])
         return

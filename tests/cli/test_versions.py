@@ -47,7 +47,7 @@ def test_versions_are_listed_with_what_became_of_them(three: list[str], capsys: 
     assert main(["env", "versions", "sums"]) == 0
 
     assert [(v["version"], v["state"]) for v in data(capsys)] == [
-        (three[2], "newest"), (three[1], "withdrawn"), (three[0], ""),
+        (three[2], "current"), (three[1], "withdrawn"), (three[0], ""),
     ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_a_version_is_shown_as_people_read_it(
     assert main(["env", "show", "local/sums"]) == 0
 
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == f"local/sums@{three[2]} (newest)"
+    assert first == f"local/sums@{three[2]} (current)"
     assert "rows       eval 2, train 3" in lines
     assert lines[-1] == "used by    0 runs"
 
@@ -151,7 +151,7 @@ def test_a_person_who_says_no_keeps_it(three: list[str], capsys: Capture, monkey
 
     capsys.readouterr()
     main(["env", "versions", "sums"])
-    assert [v["state"] for v in data(capsys)] == ["newest", "", "withdrawn"]
+    assert [v["state"] for v in data(capsys)] == ["current", "", "withdrawn"]
 
 
 def test_a_withdrawn_version_is_refused_before_a_run_is_queued(
