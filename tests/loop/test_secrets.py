@@ -83,16 +83,16 @@ async def test_a_canary_among_the_secrets_lies_nowhere_after_a_whole_run(stack: 
     try:
         told = [await flash(stack, project, "env", "push", "--name", "telling", "--config", "with.toml")]
         runs = {}
-        for name in ("with", "without"):
-            words = ["env", "eval", "telling", "-m", "tiny", "-r", "4", "--max-tokens", "8"]
-            told.append(await flash(stack, project, *words, "--config", f"{name}.toml", "--json"))
+        evaluated = ["env", "eval", "telling", "-m", "tiny", "-r", "4", "--max-tokens", "8", "--config", "without.toml"]
+        for name, words in {"with": ["train", "with.toml"], "without": evaluated}.items():
+            told.append(await flash(stack, project, *words, "--json"))
             runs[name] = json.loads(told[-1][0])["run_id"]
             assert isinstance(await stack.outcome(runs[name]), RunCompleted)
             async with asyncio.timeout(60):
                 async for _ in stack.bus.replay(RecordClosed.pattern(org="local", run_id=runs[name])):
                     break
-        for words in (["rollouts"], ["status"], ["log"]):
-            told.append(await flash(stack, project, *words, runs["with"], "--json"))
+        for about in ("rollouts", "status", "log", "trace"):
+            told.append(await flash(stack, project, about, runs["with"], "--json"))
     finally:
         done.set()
         hearing.cancel()
@@ -100,13 +100,14 @@ async def test_a_canary_among_the_secrets_lies_nowhere_after_a_whole_run(stack: 
     mask = "*" * len(canary)
     assert f"refused: {mask}" in told[3][0], "the environment had the secret, and it was masked"
     assert f"scored with {mask}".encode() in b"".join(facts)
-    places = {**dict(files(stack.folder)), **await messages(stack.nats.url)}
+    places = {**dict(files(stack.folder)), **dict(files(project)), **await messages(stack.nats.url)}
     places["the command line"] = "".join(text for both in told for text in both).encode()
     places["facts that the record has taken over"] = b"\n".join(facts)
     assert b"scored with no key" in b"".join(facts), "the run that declared nothing had nothing"
     assert any(name.startswith("FLASH ") for name in places)
     assert any(name.startswith("KV_") for name in places)
     assert any(name.endswith(".parquet") for name in places)
+    assert any(name.endswith(".safetensors") and "/checkpoints/" in name for name in places)
     assert [name for name, content in places.items() if canary.encode() in content] == []
     assert await watching == []
     assert core_bytes(stack._parts["scorer-1"].pid) in ("0", "1")
@@ -134,7 +135,7 @@ async def heard(bus: Bus, facts: list[bytes]) -> None:
 def files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Every file below, as it lies there and as whoever knows its format reads it."""
     for path in folder.rglob("*"):
-        if not path.is_file() or path.suffix == ".safetensors":
+        if not path.is_file() or path.name == ".env":
             continue
         data = path.read_bytes()
         yield str(path), data
