@@ -134,10 +134,11 @@ async def cancel(bus: Bus, run_id: str) -> RunState:
 
 
 async def resume(bus: Bus, run_id: str) -> RunState:
-    """Reopen a run. Raises NotFound, and Refused for one that goes on or is done."""
+    """Reopen a run. Raises NotFound, also for a withdrawn version, and Refused where there is nothing to resume."""
     known = await standing(bus, run_id)
     if not known.ended_at:
         raise Refused(f"run {run_id} is {known.state}: there is nothing to resume")
+    await pin(bus, known.environment)
     state: RunState = await ask(bus, RunResume(org=bus.org, run_id=run_id, attempt=known.attempt + 1))
     return state
 

@@ -204,6 +204,21 @@ def test_cancel_waits_until_the_run_is_over(pushed: Path, fake_stack: Any, capsy
     assert data(capsys) == {"run_id": run_of(fake_stack), "state": "cancelled", "checkpoints": []}
 
 
+def test_a_run_whose_version_was_withdrawn_since_is_not_resumed(
+    pushed: Path, fake_stack: Any, scripts: Any, capsys: Capture
+) -> None:
+    fake_stack.script = scripts["fails"]
+    main(["train", "configs/rl.toml"])
+    environment = fake_stack.specs[-1].environment
+    main(["env", "delete", f"sort@{environment.version}", "-y"])
+    capsys.readouterr()
+
+    assert main(["resume", run_of(fake_stack)]) == 1
+
+    assert f"error: local/sort@{environment.version} was withdrawn" in capsys.readouterr().err
+    assert [event.event for event in fake_stack.events].count("run.resumed.v1") == 0
+
+
 def test_a_run_that_failed_is_resumed_and_followed_to_its_new_end(
     pushed: Path, fake_stack: Any, scripts: Any, capsys: Capture
 ) -> None:
