@@ -9,7 +9,7 @@ from cli.__main__ import COMMANDS
 from cli.parsing import parser_of, sentence
 from cli.usage import EXAMPLES
 
-EVERYWHERE = ("-h", "--home", "--json", "--debug")
+EVERYWHERE = ("-h", "--home", "--json", "--debug", "--context")
 """Options of every command, told once."""
 
 OPENING = """\
@@ -27,7 +27,8 @@ are JSON. `NO_COLOR` is honoured, and a terminal without Unicode gets ASCII.
 | 2 | the command was typed wrongly |
 | 130 | Ctrl-C |
 
-Every command knows `--home DIR`, where the local stack keeps its state (`FLASH_HOME`; `~/.flash`), `--json`,
+Every command knows `--home DIR`, where the local stack keeps its state (`FLASH_HOME`; `~/.flash`), `--context NAME`,
+which of the stacks that you are logged in to is asked (default: the last one, else that of this machine), `--json`,
 `--debug`, which shows tracebacks, and `--help`.
 """
 

@@ -18,8 +18,10 @@ MOST_ROWS = 16 * DATASET_CHUNK
 """So many are looked at; those behind them are met when the run is planned."""
 AT_ONCE = 4
 """Chunks that are asked for at a time."""
-PREPARE_S = 600.0
-"""How long a scorer may take for a chunk, the packages it installs first included."""
+PREPARE_S = 180.0
+"""How long a scorer may take for a chunk before another is asked: it may have died."""
+PATIENCE_S = 600.0
+"""How long all of that may take, the packages that are installed first included."""
 MEASURE_S = 60.0
 
 
@@ -92,7 +94,7 @@ def require_usable(spec: RunSpec, lengths: Lengths) -> None:
 
 async def _prepared(bus: Bus, spec: RunSpec, chunk: int, sealed: bytes, say: Say) -> PreparedRows:
     request = DatasetPrepare(spec=spec, chunk=chunk, sealed=sealed)
-    report: PreparedRows = await ask(bus, request, timeout_s=PREPARE_S, patience_s=PREPARE_S, say=say)
+    report: PreparedRows = await ask(bus, request, timeout_s=PREPARE_S, patience_s=PATIENCE_S, say=say)
     if fault := report.fault:
         environment = spec.environment
         raise EnvironmentFault(

@@ -66,8 +66,6 @@ def test_every_command_of_the_playbook_does_what_it_says(terminal: Terminal) -> 
         typed = terminal(line.replace("RUN", run) if run else line)
         if "train " in line and not re.search("--dry-run|--cost", line):
             run = typed.run_id
-            if "--background" in line:
-                terminal(f"flash status {run} -f")
 
     exported = terminal.folder / "rollouts/rollouts.parquet"
     assert exported.stat().st_size > 0
