@@ -117,7 +117,7 @@ def unpack(archive: IO[bytes], into: Path, digest: str, limits: ArchiveLimits = 
     if archive.seek(0, os.SEEK_END) > limits.packed_bytes:
         raise over_packed("the archive", limits)
     archive.seek(0)
-    if (found := _digest_of(archive)) != digest:
+    if (found := hashlib.file_digest(cast("Any", archive), "sha256").hexdigest()) != digest:
         raise Damaged(f"the archive's digest is {found[:12]}, wanted {digest[:12]}: fetch it again")
     archive.seek(0)
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -132,13 +132,6 @@ def unpack(archive: IO[bytes], into: Path, digest: str, limits: ArchiveLimits = 
                 raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _digest_of(archive: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := archive.read(_CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def over_packed(what: object, limits: ArchiveLimits) -> EnvironmentFault:
