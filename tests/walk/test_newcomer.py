@@ -118,3 +118,19 @@ def test_a_malformed_row_is_named_by_its_line(terminal: Terminal) -> None:
         there("flash env push --name malformed")
 
     assert "train.jsonl line 17 is not JSON" in there.typed[-1].err
+
+
+def test_a_version_that_was_withdrawn_is_refused(terminal: Terminal) -> None:
+    there = Terminal(terminal.home, terminal.folder / "withdrawn")
+    there.folder.mkdir()
+    there("flash env setup -y")
+    version = there("flash env push --name withdrawn").out.split()[1]
+    paste(there.folder, version)
+    there(f"flash env delete {version} -y")
+
+    with pytest.raises(AssertionError, match="ended with 1"):
+        there("flash train configs/sft.toml")
+
+    refused = there.typed[-1].err
+    assert version in refused
+    assert len([line for line in refused.splitlines() if line.startswith("error: ")]) == 1
