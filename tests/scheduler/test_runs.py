@@ -262,6 +262,14 @@ def test_policies_are_evaluated_at_the_start_every_so_many_steps_and_at_the_end(
     assert [(w.step, w.group, w.policy.version) for w in wanted] == [(0, 0, 0)], "the oldest first, in a window"
 
 
+def test_policies_of_an_sft_run_are_evaluated_too() -> None:
+    run = run_after(
+        prepared(), prepared(rows=2, scope="eval"), started(), claimed(1), finished(0), of=spec("sft", eval_every=2)
+    )
+
+    assert [(w.scope, w.step, w.group) for w in wanted_groups(run, eval_window=9)] == [("eval", 0, 0), ("eval", 0, 1)]
+
+
 def test_an_evaluated_policy_is_summed_up_once() -> None:
     run = evaluated_run(finished(0), scored(0, [1.0], step=0), scored(1, [0.0], step=0), scored(1, [0.0], step=0))
 
