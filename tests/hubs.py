@@ -9,14 +9,8 @@ from flash.bus.memory import MemoryBus
 from flash.contracts.environments import (
     EnvironmentOffer,
 )
-from flash.contracts.requests import (
-    CheckReport,
-    EnvironmentCheck,
-    EnvironmentPublish,
-    EnvironmentResolve,
-    EnvironmentUpload,
-    EnvironmentVersion,
-)
+from flash.contracts.hosting import CheckReport, EnvironmentCheck
+from flash.contracts.requests import EnvironmentPublish, EnvironmentResolve, EnvironmentUpload, EnvironmentVersion
 from flash.contracts.runs import RunSubmitted
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 

@@ -10,19 +10,10 @@ from flash.bus.memory import MemoryBus
 from flash.client.tokens import create_org, create_token, minted, revoke_token, whose
 from flash.config.settings import ServiceSettings
 from flash.contracts.access import Caller, OrgCreate, TokenCheck, TokenCreate, TokenList
-from flash.contracts.base import Request
+from flash.contracts.base import Done, Request
 from flash.contracts.catalogue import REQUESTS
-from flash.contracts.requests import (
-    Done,
-    EnvironmentCheck,
-    EnvironmentFetch,
-    EnvironmentResolve,
-    EpisodeRenew,
-    RunCancel,
-    RunList,
-    RunListing,
-    RunSubmit,
-)
+from flash.contracts.hosting import EnvironmentCheck, EpisodeRenew
+from flash.contracts.requests import EnvironmentFetch, EnvironmentResolve, RunCancel, RunList, RunListing, RunSubmit
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.errors import ConfigError, FlashError, NotFound, Refused
 from services.hub.organisations import Organisations

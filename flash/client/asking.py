@@ -10,9 +10,8 @@ import msgspec
 from flash.bus import Bus
 from flash.contracts.base import Request
 from flash.contracts.environments import EnvironmentVersions, VersionsPage
+from flash.contracts.hosting import CheckReport, EnvironmentCheck, ScorerKey, SealingKey
 from flash.contracts.requests import (
-    CheckReport,
-    EnvironmentCheck,
     EnvironmentList,
     EnvironmentListing,
     EnvironmentResolve,
@@ -24,8 +23,6 @@ from flash.contracts.requests import (
     RunResume,
     RunState,
     RunSubmit,
-    ScorerKey,
-    SealingKey,
 )
 from flash.contracts.spec import RunSpec
 from flash.errors import EnvironmentFault, NobodyAnswers, Refused, Unanswered

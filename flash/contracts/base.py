@@ -102,3 +102,7 @@ def request_subject(kind: type[Request], route: str | None = None) -> str:
 
 
 _ENCODERS: dict[str, Any] = {"json": msgspec.json.Encoder(), "msgpack": msgspec.msgpack.Encoder()}
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """It is done; there is nothing to add."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flash.contracts import access, environments, groups, preparing, record, requests, runs, steps
+from flash.contracts import access, environments, groups, hosting, preparing, record, requests, runs, steps
 from flash.contracts.base import Event, Request
 
 
@@ -62,13 +62,13 @@ REQUESTS: tuple[type[Request], ...] = (
     environments.EnvironmentRollback,
     environments.EnvironmentWithdraw,
     environments.EnvironmentDelete,
-    requests.EnvironmentCheck,
-    requests.ScorerKey,
+    hosting.EnvironmentCheck,
+    hosting.ScorerKey,
     preparing.DatasetPrepare,
-    requests.EpisodeStart,
-    requests.EpisodeStep,
-    requests.EpisodeScore,
-    requests.EpisodeRenew,
+    hosting.EpisodeStart,
+    hosting.EpisodeStep,
+    hosting.EpisodeScore,
+    hosting.EpisodeRenew,
     requests.RunSubmit,
     requests.RunCancel,
     requests.RunResume,

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import msgspec
 
-from flash.contracts.base import Event, Request, Role, Token
-from flash.contracts.requests import Done, EnvironmentName, EnvironmentVersion
+from flash.contracts.base import Done, Event, Request, Role, Token
+from flash.contracts.requests import EnvironmentName, EnvironmentVersion
 
 ENVIRONMENT_ID = re.compile(r"(?P<org>[A-Za-z0-9_-]+)/(?P<name>[a-z0-9][a-z0-9._-]*)(@(?P<version>[0-9a-f]+))?")
 

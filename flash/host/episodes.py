@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from flash.contracts.requests import Opening, Stepped
+from flash.contracts.hosting import Opening, Stepped
 from flash.contracts.values import Fault, FaultKind, Verdict
 from flash.errors import EnvironmentFault
 from flash.host.link import Ended, OnAnswer, Talk

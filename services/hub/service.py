@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from flash.bus import Bus
-from flash.contracts.base import Request
+from flash.contracts.base import Done, Request
 from flash.contracts.environments import (
     ArchiveLimits,
     EnvironmentDelete,
@@ -28,11 +28,9 @@ from flash.contracts.environments import (
     WantedParts,
     slug,
 )
+from flash.contracts.hosting import CheckReport, EnvironmentCheck
 from flash.contracts.keys import UPLOAD_PART_BYTES, environment_key, upload_key
 from flash.contracts.requests import (
-    CheckReport,
-    Done,
-    EnvironmentCheck,
     EnvironmentFetch,
     EnvironmentList,
     EnvironmentListing,

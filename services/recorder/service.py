@@ -11,8 +11,9 @@ import msgspec
 from flash.bus import Bus, Shared
 from flash.contracts.base import Event, Request
 from flash.contracts.catalogue import EVENTS, kind_of, noun_pattern
+from flash.contracts.hosting import SealingKey
 from flash.contracts.record import RolloutsExport, RolloutsFind
-from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent, RecorderKey, SealingKey
+from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent, RecorderKey
 from flash.errors import Refused
 from flash.secrets import KeyPair
 from flash.store import Store

@@ -13,8 +13,7 @@ import structlog
 from flash.bus import Bus
 from flash.contracts.base import Request
 from flash.contracts.groups import GroupRequested
-from flash.contracts.packing import pack_floats, pack_ids
-from flash.contracts.requests import (
+from flash.contracts.hosting import (
     EpisodeRenew,
     EpisodeScore,
     EpisodesScored,
@@ -24,6 +23,7 @@ from flash.contracts.requests import (
     Opening,
     Stepped,
 )
+from flash.contracts.packing import pack_floats, pack_ids
 from flash.contracts.spec import RunSpec, SamplingSpec
 from flash.contracts.values import Fault, Message, Rollout, Turn, Verdict
 from flash.errors import BusError, FlashError, NobodyAnswers, NotFound, Unanswered

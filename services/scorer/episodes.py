@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import structlog
 
-from flash.contracts.requests import (
-    Done,
+from flash.contracts.base import Done
+from flash.contracts.hosting import (
     EpisodeRenew,
     EpisodeScore,
     EpisodesScored,

@@ -14,9 +14,7 @@ from flash import chaos
 from flash.bus import Bus, Shared
 from flash.contracts.base import Event, Request
 from flash.contracts.groups import GroupGenerated, GroupScored
-from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
-from flash.contracts.preparing import DatasetPrepare, PreparedRows
-from flash.contracts.requests import (
+from flash.contracts.hosting import (
     CheckReport,
     EnvironmentCheck,
     EpisodeRenew,
@@ -28,6 +26,8 @@ from flash.contracts.requests import (
     SealingKey,
     Stepped,
 )
+from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
+from flash.contracts.preparing import DatasetPrepare, PreparedRows
 from flash.contracts.runs import LAST_WORDS, DatasetRequested
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Verdict

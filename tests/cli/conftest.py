@@ -10,10 +10,9 @@ from structlog.testing import capture_logs
 
 from flash.bus.memory import MemoryBus
 from flash.client import RunView, folded
+from flash.contracts.hosting import CheckReport, EnvironmentCheck
 from flash.contracts.preparing import DatasetMeasure, DatasetPrepare, PreparedRows, RowLengths
 from flash.contracts.requests import (
-    CheckReport,
-    EnvironmentCheck,
     EventsFind,
     EventsPage,
     Generate,

@@ -12,7 +12,8 @@ import structlog
 from cli.__main__ import main
 from cli.session import quiet
 from flash.bus.memory import MemoryBus
-from flash.contracts.requests import RecorderKey, ScorerKey, SealingKey
+from flash.contracts.hosting import ScorerKey, SealingKey
+from flash.contracts.requests import RecorderKey
 from flash.redaction import guard
 from flash.secrets import KeyPair, of_archive, of_run
 

@@ -7,15 +7,8 @@ import pytest
 from flash.bus.memory import MemoryBus
 from flash.client.asking import ask, runs, with_params
 from flash.client.connection import connect
-from flash.contracts.requests import (
-    CheckReport,
-    EnvironmentCheck,
-    EnvironmentVersion,
-    RunCancel,
-    RunList,
-    RunListing,
-    RunState,
-)
+from flash.contracts.hosting import CheckReport, EnvironmentCheck
+from flash.contracts.requests import EnvironmentVersion, RunCancel, RunList, RunListing, RunState
 from flash.contracts.values import Fault
 from flash.errors import BusError, EnvironmentFault, NobodyAnswers, NotFound
 

@@ -9,8 +9,9 @@ import pytest
 from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.client.transfers import fetch_environment, publish_environment, publish_packed
+from flash.contracts.hosting import CheckReport, EnvironmentCheck
 from flash.contracts.keys import UPLOAD_PART_BYTES
-from flash.contracts.requests import CheckReport, EnvironmentCheck, EnvironmentResolve, EnvironmentUpload
+from flash.contracts.requests import EnvironmentResolve, EnvironmentUpload
 from flash.errors import Damaged, EnvironmentFault
 from services.hub.service import Hub
 from services.hub.settings import Settings

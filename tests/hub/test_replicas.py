@@ -7,7 +7,8 @@ from flash.bus import Bus
 from flash.bus.jetstream import connect
 from flash.bus.server import NatsServer
 from flash.client import fetch_environment, publish_environment, versions
-from flash.contracts.requests import CheckReport, EnvironmentCheck, EnvironmentVersion
+from flash.contracts.hosting import CheckReport, EnvironmentCheck
+from flash.contracts.requests import EnvironmentVersion
 from flash.store.files import FileStore
 from services.hub.service import Hub
 from services.hub.settings import Settings

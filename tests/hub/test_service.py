@@ -11,9 +11,9 @@ from flash.contracts.environments import (
     EnvironmentPublished,
     EnvironmentVersions,
 )
+from flash.contracts.hosting import CheckReport
 from flash.contracts.keys import UPLOAD_PART_BYTES
 from flash.contracts.requests import (
-    CheckReport,
     EnvironmentFetch,
     EnvironmentList,
     EnvironmentPublish,

@@ -13,9 +13,10 @@ from flash.access import Access
 from flash.bus.memory import MemoryBus
 from flash.client.rollouts import export_rollouts, find_rollouts
 from flash.client.tokens import create_org, create_token
+from flash.contracts.hosting import EnvironmentCheck
 from flash.contracts.keys import environment_key
 from flash.contracts.record import RolloutsExport, RolloutsFind
-from flash.contracts.requests import EnvironmentCheck, EventsFind, RunCancel
+from flash.contracts.requests import EventsFind, RunCancel
 from flash.contracts.spec import EnvironmentSpec, RunSpec, TrainSpec
 from flash.errors import NotFound, Refused
 from services.hub.organisations import Organisations

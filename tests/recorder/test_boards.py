@@ -16,8 +16,9 @@ from structlog.testing import capture_logs
 
 from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
+from flash.contracts.hosting import SealingKey
 from flash.contracts.keys import sealed_key, spec_key
-from flash.contracts.requests import RecorderKey, SealingKey
+from flash.contracts.requests import RecorderKey
 from flash.contracts.runs import RunCancelled, RunCompleted, RunEvaluated, RunFailed, RunStarted
 from flash.contracts.spec import EnvironmentSpec, RunSpec, TrainSpec, WandbSpec
 from flash.contracts.steps import StepFinished

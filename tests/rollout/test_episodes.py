@@ -10,10 +10,9 @@ import msgspec
 import pytest
 
 from flash.bus.memory import MemoryBus
+from flash.contracts.base import Done
 from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupRequested
-from flash.contracts.packing import unpack_floats, unpack_ids
-from flash.contracts.requests import (
-    Done,
+from flash.contracts.hosting import (
     EpisodeRenew,
     EpisodeScore,
     EpisodesScored,
@@ -23,6 +22,7 @@ from flash.contracts.requests import (
     Opening,
     Stepped,
 )
+from flash.contracts.packing import unpack_floats, unpack_ids
 from flash.contracts.runs import RunCancelled
 from flash.contracts.values import Example, Fault, Verdict
 from flash.errors import NotFound

@@ -11,8 +11,8 @@ import pytest
 from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.contracts.groups import GroupGenerated
+from flash.contracts.hosting import EpisodeRenew, EpisodeScore, EpisodesStarted, EpisodeStart, EpisodeStep
 from flash.contracts.keys import spec_key
-from flash.contracts.requests import EpisodeRenew, EpisodeScore, EpisodesStarted, EpisodeStart, EpisodeStep
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.contracts.values import Example, PolicyRef, Rollout, Verdict
 from flash.errors import BusError, NotFound

@@ -13,8 +13,8 @@ from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.client import sealed_for_archive, sealed_for_run, submit
 from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.hosting import CheckReport, EnvironmentCheck, ScorerKey
 from flash.contracts.keys import dataset_key, sealed_key, spec_key
-from flash.contracts.requests import CheckReport, EnvironmentCheck, ScorerKey
 from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.contracts.values import Example, PolicyRef, Rollout

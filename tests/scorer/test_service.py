@@ -14,9 +14,9 @@ from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
 from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupScored
+from flash.contracts.hosting import CheckReport, EnvironmentCheck
 from flash.contracts.keys import dataset_key, spec_key
 from flash.contracts.preparing import DatasetPrepare, PreparedRows
-from flash.contracts.requests import CheckReport, EnvironmentCheck
 from flash.contracts.runs import DatasetFailed, DatasetPrepared, DatasetRequested, RunCancelled, RunCompleted
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.contracts.values import Example, Fault, PolicyRef, Rollout
