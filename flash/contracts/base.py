@@ -106,3 +106,10 @@ _ENCODERS: dict[str, Any] = {"json": msgspec.json.Encoder(), "msgpack": msgspec.
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
     """It is done; there is nothing to add."""
+
+
+class FilePart(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a file, in order."""
+
+    data: bytes
+    """At most 512 KiB."""

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from flash.contracts.base import Request, Role, RunEvent, Token
+from flash.contracts.base import FilePart, Request, Role, RunEvent, Token
 from flash.contracts.values import Fault, Message
 
 
@@ -91,17 +91,10 @@ class RolloutsFind(RolloutsAsked, frozen=True, kw_only=True):
     """With token ids, logprobs and mask."""
 
 
-class RecordPart(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of a Parquet file, in order."""
-
-    data: bytes
-    """At most 512 KiB."""
-
-
 class RolloutsExport(RolloutsAsked, frozen=True, kw_only=True):
     """Give such rollouts of a run as one Parquet file, part by part."""
 
     name: ClassVar[str] = "rollouts.export"
     service: ClassVar[str] = "recorder"
-    reply: ClassVar[type[msgspec.Struct]] = RecordPart
+    reply: ClassVar[type[msgspec.Struct]] = FilePart
     streams: ClassVar[bool] = True

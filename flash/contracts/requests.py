@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from flash.contracts.base import Done, Request, Role, Token
+from flash.contracts.base import Done, FilePart, Request, Role, Token
 from flash.contracts.hosting import SealingKey
 from flash.contracts.keys import orgs_of
 from flash.contracts.spec import RunSpec
@@ -94,19 +94,12 @@ class EnvironmentListing(msgspec.Struct, frozen=True, kw_only=True):
     """The newest version of each, without its prompt text."""
 
 
-class EnvironmentPart(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of an archive, in order."""
-
-    data: bytes
-    """At most 512 KiB."""
-
-
 class EnvironmentFetch(Request, frozen=True, kw_only=True):
     """Give the archive of this version, part by part, some megabytes at a time: ask again for what follows."""
 
     name: ClassVar[str] = "environment.fetch"
     service: ClassVar[str] = "hub"
-    reply: ClassVar[type[msgspec.Struct]] = EnvironmentPart
+    reply: ClassVar[type[msgspec.Struct]] = FilePart
     streams: ClassVar[bool] = True
     role: ClassVar[Role] = "reader"
 

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from flash.bus import Bus
-from flash.contracts.base import Done, Request
+from flash.contracts.base import Done, FilePart, Request
 from flash.contracts.environments import (
     ArchiveLimits,
     EnvironmentDelete,
@@ -34,7 +34,6 @@ from flash.contracts.requests import (
     EnvironmentFetch,
     EnvironmentList,
     EnvironmentListing,
-    EnvironmentPart,
     EnvironmentPublish,
     EnvironmentResolve,
     EnvironmentUpload,
@@ -133,12 +132,12 @@ class Hub:
         for start in range(0, len(found), _PAGE):
             yield EnvironmentListing(environments=found[start : start + _PAGE])
 
-    async def on_environment_fetch(self, request: EnvironmentFetch) -> AsyncIterator[EnvironmentPart]:
+    async def on_environment_fetch(self, request: EnvironmentFetch) -> AsyncIterator[FilePart]:
         """A stretch of the archive as it was published, in parts that fit into messages."""
         version = await self._meant(request.reference)
         end = min(version.packed_bytes, request.start + _STRETCH_PARTS * UPLOAD_PART_BYTES)
         for start in range(max(0, request.start), end, UPLOAD_PART_BYTES):
-            yield EnvironmentPart(data=await self._store.get_range(version.key, start, UPLOAD_PART_BYTES))
+            yield FilePart(data=await self._store.get_range(version.key, start, UPLOAD_PART_BYTES))
 
     async def on_environment_show(self, request: EnvironmentShow) -> EnvironmentStory:
         version = await self._meant(request.reference, usable=False)

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
+from flash.contracts.base import FilePart
 from flash.contracts.keys import spec_key
 from flash.contracts.record import (
     RecordedRollout,
-    RecordPart,
     RolloutsAsked,
     RolloutsExport,
     RolloutsFind,
@@ -66,13 +66,13 @@ class Rollouts:
             rollouts.append(_rollout(dict(zip(columns, row, strict=True))))
         return RolloutsPage(rollouts=rollouts, total=found.total)
 
-    async def export(self, asked: RolloutsExport) -> AsyncIterator[RecordPart]:
+    async def export(self, asked: RolloutsExport) -> AsyncIterator[FilePart]:
         async with self._files(asked) as (files, folder):
             into = folder / "export.parquet"
             await self._askers.ask(query(asked, files, within_s=self._settings.export_s, into=str(into)))
             with into.open("rb") as file:
                 while data := await asyncio.to_thread(file.read, PART_BYTES):
-                    yield RecordPart(data=data)
+                    yield FilePart(data=data)
 
     async def close(self) -> None:
         await self._askers.close()

@@ -9,9 +9,9 @@ import pytest
 from cli.__main__ import main
 from cli.rollouts import reasoning_and_answer
 from flash.bus.memory import MemoryBus
+from flash.contracts.base import FilePart
 from flash.contracts.record import (
     RecordedRollout,
-    RecordPart,
     RolloutsAsked,
     RolloutsExport,
     RolloutsFind,
@@ -63,7 +63,7 @@ class Recorder:
     async def on_export(self, asked: RolloutsExport) -> Any:
         self.asked.append(asked)
         for data in (b"PAR1", b"...", b"PAR1"):
-            yield RecordPart(data=data)
+            yield FilePart(data=data)
 
 
 @pytest.fixture
