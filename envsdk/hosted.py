@@ -128,9 +128,7 @@ class Hosted:
         """
         example = example_of(args["example"])
         texts: list[str] = args["texts"]
-        random.seed(
-            zlib.crc32(f"{example.id} {texts}".encode("utf-8", "surrogatepass"))
-        )  # the same group draws the same numbers, whatever is scored before it
+        random.seed(_seed(example, texts))  # the same group draws the same numbers, whatever is scored before it
         if args["thinking"]:
             texts = [split_thinking(text, prompt_opened=args["prompt_opened"]) for text in texts]
         if getattr(self.environment, "takes_answers", False):
@@ -262,6 +260,13 @@ class Hosted:
         """The author's class, or the object itself, has a method of its own in place of the SDK's."""
         defined = getattr(getattr(type(self.environment), method), "__module__", "")
         return method in vars(self.environment) or defined.partition(".")[0] not in ("envsdk", "freesolo")
+
+
+def _seed(example: TaskExample, texts: Sequence[str]) -> int:
+    seed = zlib.crc32((example.id or "").encode("utf-8", "surrogatepass"))
+    for text in texts:
+        seed = zlib.crc32(text.encode("utf-8", "surrogatepass"), seed + 1)
+    return seed
 
 
 def example_of(row: Mapping[str, Any]) -> TaskExample:

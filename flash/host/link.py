@@ -94,6 +94,12 @@ class _Call:
     patience: asyncio.Timeout | None
     """None: its fork stays for as long as it is wanted."""
 
+    def wait_anew(self) -> None:
+        """It has answered. To move the deadline costs more than to find that it is far off."""
+        now, until = asyncio.get_running_loop().time(), self.deadline_s + GRACE_S
+        if self.patience and (self.patience.when() or 0.0) < now + until - GRACE_S / 2:
+            self.patience.reschedule(now + until)
+
 
 class Link(asyncio.Protocol):
     """One zygote and the questions it works at. It is not restarted: whoever holds a dead link starts another."""
@@ -239,21 +245,21 @@ class Link(asyncio.Protocol):
     def _heard(self, frame: "_Ready | _Failed | _Answer | Ended") -> None:
         """Raises LookupError for what nobody asked: the zygote ran the author's import, and is not trusted either."""
         match frame:
+            case _Answer():
+                call = self._calls[frame.id]
+                if not call.ended.done():
+                    call.wait_anew()
+                    call.on_answer(frame.payload, printable(self._masks.at_the_ends(frame.output)))
+            case Ended():
+                call = self._calls.pop(frame.id)
+                if frame.output:
+                    frame = msgspec.structs.replace(frame, output=self._masks.at_the_ends(frame.output))
+                if not call.ended.done():
+                    call.ended.set_result(self._explained(frame))
             case _Ready() if not self._ready.done():
                 self._ready.set_result(frame.about)
             case _Failed() if not self._ready.done():
                 self._ready.set_exception(LoadFailed(frame.fault, frame.missing))
-            case _Answer():
-                call = self._calls[frame.id]
-                if call.patience and not call.ended.done():
-                    call.patience.reschedule(asyncio.get_running_loop().time() + call.deadline_s + GRACE_S)
-                if not call.ended.done():
-                    call.on_answer(frame.payload, printable(self._masks.at_the_ends(frame.output)))
-            case Ended():
-                call = self._calls.pop(frame.id)
-                frame = msgspec.structs.replace(frame, output=self._masks.at_the_ends(frame.output))
-                if not call.ended.done():
-                    call.ended.set_result(self._explained(frame))
             case _:
                 raise LookupError(type(frame).__name__)
 
@@ -316,6 +322,8 @@ class Talk:
 
 def printable(output: bytes) -> str:
     """Captured output for people: control characters (ANSI, BEL, CR) become visible escapes."""
+    if not output:
+        return ""
     text = output.decode("utf-8", "backslashreplace")
     return "".join(
         char if char in "\n\t" or char.isprintable() else char.encode("unicode_escape").decode() for char in text

@@ -297,6 +297,8 @@ class Zygote:
 
     def output_of(self, fork: Fork, upto: int) -> bytes:
         start, fork.printed = fork.printed, max(upto, fork.printed)
+        if fork.printed == start:
+            return b""
         return os.pread(self.slots[fork.slot].output_fd, min(OUTPUT_BYTES, fork.printed - start), start)
 
     def tell(self, *frame: Any) -> None:
