@@ -1,5 +1,7 @@
 """What the child does before it serves: it shuts itself in, loads the environment, and says what it is."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import resource
@@ -39,6 +41,8 @@ def main() -> NoReturn:
         os._exit(1)
     gc.collect()
     gc.freeze()
+    with contextlib.suppress(AttributeError):  # of another C library
+        ctypes.CDLL(None).malloc_trim(0)  # what malloc keeps for later is in each fork's page tables
     zygote.tell("ready", about)
     zygote.flush()
     zygote.run()
