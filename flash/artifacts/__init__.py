@@ -7,15 +7,11 @@ digest. However large it is, a few megabytes of memory do.
 import hashlib
 import io
 import os
-import re
 import shutil
-import stat
 import tarfile
 import tempfile
 import threading
-import tomllib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
@@ -23,22 +19,11 @@ from typing import IO, Any, BinaryIO, cast
 import zstandard
 
 from flash import credentials
+from flash.artifacts.choosing import ENTRY as ENTRY
+from flash.artifacts.choosing import LeftOut, chosen, is_secret_name, module_named, never_named, require_python
 from flash.contracts.environments import DEFAULT_LIMITS, ArchiveLimits
 from flash.errors import Damaged, EnvironmentFault
 
-ENTRY = "environment.py"
-
-_DATA_SUFFIXES = frozenset(
-    {".jsonl", ".json", ".csv", ".txt", ".md", ".parquet", ".tsv", ".yaml", ".yml", ".bson"}
-)  # fmt: skip
-_PROJECT_FILES = frozenset(
-    {"pyproject.toml", "uv.lock", "poetry.lock", "pdm.lock", "Pipfile", "Pipfile.lock", "package-lock.json"}
-)
-_SECRET_NAME = re.compile(
-    r"""(?ix) ( id_(rsa|dsa|ecdsa|ed25519) | .*\.(pem|key|p12|pfx|jks|keystore|ppk|kdbx)
-    | (aws_?)?credentials?(\.\w+)? | (client_)?secrets?(\.(json|ya?ml|toml|txt|csv|env))
-    | service[-_]?account.*\.json | .*\.env(\..*)? | api_?keys?(\.\w+)? | _?netrc | kubeconfig | htpasswd )"""
-)
 _LEVEL = 3
 """A fifth larger than at 10, and six times as fast."""
 _SPOOL_BYTES = 8 << 20
@@ -53,12 +38,6 @@ _OVERHEAD_BYTES = 4 << 20
 class Included:
     path: str
     num_bytes: int
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -140,8 +119,8 @@ def over_packed(what: object, limits: ArchiveLimits) -> EnvironmentFault:
 
 
 def _packed(path: Path, limits: ArchiveLimits) -> Packed:
-    files, left_out = _chosen(path)
-    module = "" if ENTRY in files else _module_named(path, files)
+    files, left_out = chosen(path)
+    module = "" if ENTRY in files else module_named(path, files)
     if len(files) > limits.members:
         raise _over_members(f"{path} has {len(files):,} files", limits)
     sizes = {name: file.stat().st_size for name, file in files.items()}
@@ -173,126 +152,13 @@ def _add(archive: tarfile.TarFile, name: str, file: Path, num_bytes: int) -> Non
         if scanned.read(1):
             raise EnvironmentFault(f"{name} grew while it was packed: pack again")
     if name == ENTRY:
-        _require_python(file)
+        require_python(file)
 
 
 def _member(name: str, num_bytes: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.size, member.mode = num_bytes, 0o644
     return member
-
-
-def _require_python(entry: Path) -> None:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            compile(entry.read_bytes(), ENTRY, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        where = f" line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        said = error.msg if isinstance(error, SyntaxError) else error
-        raise EnvironmentFault(f"{ENTRY}{where} is no Python: {said}") from error
-
-
-def _chosen(path: Path) -> tuple[dict[str, Path], list[LeftOut]]:
-    """Files by their name in the archive, and what is not among them."""
-    if path.is_file():
-        if path.suffix != ".py":
-            raise EnvironmentFault(f"{path} is no Python file; wanted a folder with {ENTRY}, or one file")
-        return {ENTRY: path}, []
-    if not path.is_dir():
-        raise EnvironmentFault(f"{path} is not there; wanted a folder with {ENTRY}, or one file")
-    files: dict[str, Path] = {}
-    left_out: list[LeftOut] = []
-    for entry in sorted(path.iterdir()):
-        if reason := _reason_to_leave(entry):
-            left_out.append(LeftOut(_shown(entry, path), reason))
-        elif entry.is_dir():
-            _refuse_link(entry, path)
-            _walk(entry, path, files, left_out)
-        else:
-            _refuse_odd(entry, path)
-            files[entry.name] = entry
-    return files, left_out
-
-
-def _module_named(folder: Path, files: Mapping[str, Path]) -> str:
-    """The module of this folder that is named like its project. Raises EnvironmentFault where there is none."""
-    try:
-        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-        module = str(project["project"]["name"]).replace("-", "_")
-    except (OSError, ValueError, KeyError, TypeError):
-        module = ""
-    if not module.isidentifier() or not {f"{module}.py", f"{module}/__init__.py"} & files.keys():
-        named = f", nor a {module}.py, as its pyproject.toml would have it" if module else ""
-        raise EnvironmentFault(f"{folder} has no {ENTRY}, which defines load_environment(){named}")
-    return module
-
-
-def _reason_to_leave(entry: Path) -> str:
-    """Why something at the root stays out; empty if it goes in."""
-    if reason := _never(entry):
-        return reason
-    if entry.is_dir():
-        if entry.name == "dataset" or (entry / "__init__.py").exists():
-            return ""
-        hint = "; Flash packs `dataset`" if entry.name == "datasets" else ""
-        return f"neither `dataset` nor a Python package{hint}"
-    if entry.name in _PROJECT_FILES:
-        return "Flash installs nothing from it: list requirements under environment.pip"
-    if entry.suffix == ".py" or entry.suffix.lower() in _DATA_SUFFIXES:
-        return ""
-    return "not a kind of file that environments have at their root"
-
-
-def _never(entry: Path) -> str:
-    """Why something stays out wherever it lies."""
-    if reason := _never_named(entry.name):
-        return reason
-    if (entry / "pyvenv.cfg").exists():
-        return "a virtual environment"
-    return ""
-
-
-def _never_named(name: str) -> str:
-    if name.startswith("."):
-        return "hidden"
-    if name == "__pycache__" or name.endswith((".pyc", ".pyo")):
-        return "compiled Python"
-    return ""
-
-
-def _shown(entry: Path, root: Path) -> str:
-    """Its name below the root as text, whatever bytes it has."""
-    name = os.fsencode(entry.relative_to(root)).decode(errors="replace")
-    return f"{name}/" if entry.is_dir() else name
-
-
-def _walk(folder: Path, root: Path, files: dict[str, Path], left_out: list[LeftOut]) -> None:
-    for entry in sorted(folder.iterdir()):
-        name = entry.relative_to(root).as_posix()
-        if reason := _never(entry):
-            left_out.append(LeftOut(_shown(entry, root), reason))
-        elif entry.is_dir():
-            _refuse_link(entry, root)
-            _walk(entry, root, files, left_out)
-        else:
-            _refuse_odd(entry, root)
-            files[name] = entry
-
-
-def _refuse_link(entry: Path, root: Path) -> None:
-    if entry.is_symlink():
-        raise EnvironmentFault(f"{_shown(entry, root)} is a link; put the real thing there, or remove it")
-
-
-def _refuse_odd(entry: Path, root: Path) -> None:
-    _refuse_link(entry, root)
-    name = _shown(entry, root)
-    if not stat.S_ISREG(entry.lstat().st_mode):
-        raise EnvironmentFault(f"{name} is no plain file; remove it")
-    if os.fsencode(entry.name) != entry.name.encode(errors="replace"):
-        raise EnvironmentFault(f"{name} has a name that is not UTF-8; rename it")
-    if _SECRET_NAME.fullmatch(entry.name):
-        raise EnvironmentFault(f"{name} is named like a secret; take it out and declare environment.secrets instead")
 
 
 def _check_size(num_bytes: int, limits: ArchiveLimits) -> None:
@@ -337,7 +203,7 @@ def _members(archive: tarfile.TarFile, limits: ArchiveLimits) -> Iterator[tuple[
         unsafe = name.is_absolute() or not name.parts or ".." in name.parts
         if unsafe or "\\" in member.name or "\0" in member.name:
             raise EnvironmentFault(f"the archive names {member.name!r}, which leads out of its folder")
-        if any(map(_never_named, name.parts)) or _SECRET_NAME.fullmatch(name.name):
+        if any(map(never_named, name.parts)) or is_secret_name(name.name):
             raise EnvironmentFault(f"the archive holds {member.name!r}, which is hidden or named like a secret")
         num_bytes += member.size
         _check_size(num_bytes, limits)
