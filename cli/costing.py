@@ -8,7 +8,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,11 +139,11 @@ async def _counted(config: RunConfig, place: Path, options: Namespace) -> tuple[
             async with authoring.host(package, setup, options.home) as host:
                 text = str(own.params.get("contract_text") or host.about.prompt_text)
                 examples: list[Example] = []
-                while True:
-                    page = await host.rows(spec.split, len(examples), DATASET_CHUNK, text)
-                    examples += page.examples
-                    if len(examples) >= min(page.total, MOST_ROWS):
-                        break
+                async with aclosing(host.every_page(spec.split, DATASET_CHUNK, text)) as pages:
+                    async for page in pages:
+                        examples += page.examples
+                        if len(examples) >= MOST_ROWS:
+                            break
         except LoadFailed as failed:
             raise EnvironmentFault(f"{place} cannot be loaded: {authoring.told(failed)}") from failed
     if not examples:

@@ -6,7 +6,7 @@ The author's code runs in the host that a run uses, unpacked from the archive th
 import asyncio
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -112,10 +112,10 @@ async def _rows(host: Host, setup: Setup, report: Report) -> list[Example]:
     for split in about.splits:
         targets = findings.Targets()
         try:
-            async for page in _pages(host, split):
-                targets.add(page)
+            async for page in host.every_page(split, PAGE, about.prompt_text):
+                targets.add(page.examples)
                 if split == about.split:
-                    own += page[: MOST_SCORED - len(own)]
+                    own += page.examples[: MOST_SCORED - len(own)]
         except LoadFailed as failed:
             found.append(Finding("rows", f"split {split}: {failed.fault.message}", failed.fault.traceback))
             continue
@@ -132,14 +132,6 @@ async def _rows(host: Host, setup: Setup, report: Report) -> list[Example]:
     told = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     report.tell("rows", f"{told}: opened for GRPO, with their targets for SFT", found)
     return own
-
-
-async def _pages(host: Host, split: str) -> AsyncIterator[list[Example]]:
-    start, total = 0, 1
-    while start < total:
-        page = await host.rows(split, start, PAGE, host.about.prompt_text)
-        yield page.examples
-        start, total = start + PAGE, page.total
 
 
 class _Trial:

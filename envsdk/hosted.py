@@ -98,11 +98,16 @@ class Hosted:
         return turns
 
     def rows(self, args: Mapping[str, Any], tell: Tell) -> None:
-        """Rows `start` to `start + count` of a split, rendered; first their total. A bad row is told as a fault."""
+        """Rows `start` to `start + count` of a split, rendered; first their total. A bad row is told as a fault.
+
+        `at_once`: of a split that has to be read whole, all rows, so that it is read once.
+        """
         start, count = args["start"], args["count"]
         try:
             examples = self._examples(args["split"], args.get("known"))
             marks = examples.marks if isinstance(examples, LineFile) else []
+            if args.get("at_once") and not isinstance(examples, LineFile):
+                start, count = 0, len(examples)
             tell(TOTAL, {"total": len(examples), **({"marks": marks} if 0 < len(marks) <= _MOST_MARKS else {})})
             for index in range(start, min(start + count, len(examples))):
                 tell(index, {"example": self._rendered(examples[index], index, args["prompt_text"])})

@@ -1,7 +1,8 @@
 """A loaded environment, as the scorer and the command line use it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from statistics import median_low
@@ -57,6 +58,8 @@ class Host:
         self._calls = asyncio.Semaphore(link.about.max_score_concurrency)
         """Of episodes, whatever group they are of."""
         self._restarting, self._quarantine = asyncio.Lock(), asyncio.Lock()
+        self.reading = asyncio.Lock()
+        """For whoever asks for the pages of a split that may have to be read whole."""
         self._closed = False
         self._shares: bool | None = None
         """Groups share a fork; None: nobody knows yet how long their answers take."""
@@ -82,9 +85,41 @@ class Host:
         total = _total(told)
         if [example.index for example in examples] != list(range(start, min(start + count, total))):
             raise LoadFailed(Fault(kind="load-failed", message="the host told other rows than it was asked for"))
-        if marks := next((row.marks for row in told if row.marks), None):
-            self._known[split] = total, marks
         return Page(examples, total)
+
+    async def pages(
+        self, split: str, number: int, size: int, prompt_text: str, *, deadline_s: float = 60.0
+    ) -> AsyncGenerator[Page, None]:
+        """That page of a split; of one that has to be read whole, all pages, each as soon as it is there.
+
+        Raises LoadFailed naming the row that cannot be rendered.
+        """
+        args = {"split": split, "start": number * size, "count": size, "prompt_text": prompt_text, "at_once": True}
+        total, examples = 0, list[Example]()
+        async with aclosing(self._told("rows", {**args, "known": self._known.get(split)}, deadline_s)) as told:
+            async for row in told:
+                total = row.total or total
+                if row.example is not None:
+                    examples.append(row.example)
+                if examples and (len(examples) == size or examples[-1].index == total - 1):
+                    yield _page(examples, size, total)
+                    examples = []
+        if examples:
+            raise LoadFailed(Fault(kind="load-failed", message="the host told fewer rows than there are"))
+
+    async def every_page(self, split: str, size: int, prompt_text: str) -> AsyncGenerator[Page, None]:
+        """All of a split, page after page. Raises LoadFailed."""
+        number, is_last = 0, False
+        while not is_last:
+            async with aclosing(self.pages(split, number, size, prompt_text)) as pages:
+                async for page in pages:
+                    number += 1
+                    is_last = page.examples[-1].index == page.total - 1
+                    yield page
+
+    def has_places_of(self, split: str) -> bool:
+        """It is a file of lines, and known where they begin: a page of it is read without the others."""
+        return split in self._known
 
     async def check(self, split: str, prompt_text: str, *, deadline_s: float = 60.0) -> int:
         """Render every row of a split and say how many there are. Raises LoadFailed naming the first bad one."""
@@ -248,24 +283,39 @@ class Host:
             return verdicts, await link.ask(method, args, hear, deadline_s=deadline_s, cpu_s=cpu_s)
 
     async def _dataset(self, method: str, args: Mapping[str, Any], deadline_s: float) -> list[_Row]:
-        told: list[_Row] = []
+        return [row async for row in self._told(method, args, deadline_s)]
+
+    async def _told(self, method: str, args: Mapping[str, Any], deadline_s: float) -> AsyncGenerator[_Row, None]:
+        """What a fork tells about a split. Raises LoadFailed at its end, if something was wrong."""
+        told: asyncio.Queue[_Row | None] = asyncio.Queue()
 
         def hear(payload: bytes, _: str) -> None:
             try:
-                told.append(_decode_row(payload)[1])
+                told.put_nowait(_decode_row(payload)[1])
             except msgspec.DecodeError as error:
-                told.append(_Row(fault=Fault(kind="load-failed", message=f"a row cannot be read: {error}")))
+                told.put_nowait(_Row(fault=Fault(kind="load-failed", message=f"a row cannot be read: {error}")))
 
+        fault = None
         async with self._slots:
             link = await self._living()
             # The first answer comes after the whole file was read.
-            ended = await link.ask(method, args, hear, deadline_s=max(deadline_s, self._load_timeout_s), cpu_s=3_600)
-        if fault := next((row.fault for row in told if row.fault is not None), None):
+            patience_s = max(deadline_s, self._load_timeout_s)
+            asked = asyncio.create_task(link.ask(method, args, hear, deadline_s=patience_s, cpu_s=3_600))
+            asked.add_done_callback(lambda _: told.put_nowait(None))
+            try:
+                while (row := await told.get()) is not None:
+                    fault = fault or row.fault
+                    if row.marks and row.total:
+                        self._known[args["split"]] = row.total, row.marks
+                    yield row
+                ended = await asked
+            finally:
+                asked.cancel()
+        if fault:
             raise LoadFailed(fault)
         if ended.status != "ok":
             found = f"rendering split {args['split']!r}: {ended.detail or ended.status}"
             raise LoadFailed(Fault(kind="load-failed", message=found))
-        return told
 
     async def _living(self) -> Link:
         """The link, a new one if the old has died."""
@@ -277,6 +327,13 @@ class Host:
                     await self._link.close()
                     self._link = await Link.start(self.spec, load_timeout_s=self._load_timeout_s)
         return self._link
+
+
+def _page(examples: list[Example], size: int, total: int) -> Page:
+    first = examples[0].index
+    if first % size or [example.index for example in examples] != list(range(first, min(first + size, total))):
+        raise LoadFailed(Fault(kind="load-failed", message="the host told other rows than it was asked for"))
+    return Page(examples, total)
 
 
 def _verdict(payload: bytes, output: str) -> tuple[int, Verdict] | None:

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -265,16 +265,24 @@ class Scorer:
     async def _render(self, spec: RunSpec, chunk: int, sealed: bytes) -> tuple[list[Example], int]:
         """The rows, which lie in the store when this returns, and how many the split has. Raises LoadFailed."""
         async with self._host(spec, sealed) as host:
-            page = await host.rows(
-                spec.split,
-                chunk * DATASET_CHUNK,
-                DATASET_CHUNK,
-                spec.prompt_text,
-                deadline_s=self._settings.score_timeout_s,
-            )
-        await self._keep(dataset_key(spec, chunk), encode_examples(page.examples))
-        await self._keep(_total_key(spec), str(page.total).encode())
-        return page.examples, page.total
+            if host.has_places_of(spec.split):
+                return await self._kept_pages(host, spec, chunk)
+            async with host.reading:  # whoever was here before may have read it whole
+                return await self._prepared(spec, chunk) or await self._kept_pages(host, spec, chunk)
+
+    async def _kept_pages(self, host: Host, spec: RunSpec, chunk: int) -> tuple[list[Example], int]:
+        """The page that is asked for; whatever else had to be read for it is kept too."""
+        examples, total = list[Example](), 0
+        pages = host.pages(
+            spec.split, chunk, DATASET_CHUNK, spec.prompt_text, deadline_s=self._settings.score_timeout_s
+        )
+        async with aclosing(pages):
+            async for page in pages:
+                number, total = page.examples[0].index // DATASET_CHUNK, page.total
+                await self._keep(dataset_key(spec, number), encode_examples(page.examples))
+                examples = page.examples if number == chunk else examples
+        await self._keep(_total_key(spec), str(total).encode())
+        return examples, total
 
     async def _prepared(self, spec: RunSpec, chunk: int) -> tuple[list[Example], int] | None:
         """What another run has had rendered in the same way."""

@@ -471,6 +471,22 @@ async def test_rows_are_rendered_in_pages(start: StartHost) -> None:
     assert await host.rows("train", 99, 10, "") == type(page)([], 5)
 
 
+@pytest.mark.parametrize(("name", "told"), [("train.jsonl", [1_024]), ("rows.csv", [0, 1_024, 2_048])])
+async def test_a_page_costs_no_more_of_the_file_than_it_must(start: StartHost, name: str, told: list[int]) -> None:
+    """Of a file of lines its own rows; what has to be read whole is read once, for all pages."""
+    lines = {"jsonl": "\n".join(f'{{"input": "q{n}"}}' for n in range(2_500)), "csv": "input\n" + "q\n" * 2_500}
+    host = await start(files={name: lines[name.rpartition(".")[2]]}, dataset_path=name)
+
+    pages = [page async for page in host.pages("train", 1, 1_024, "")]
+
+    assert [page.examples[0].index for page in pages] == told
+    assert {page.total for page in pages} == {2_500}
+    assert host.has_places_of("train") == (name == "train.jsonl")
+    every = [page async for page in host.every_page("train", 1_024, "")]
+    assert [len(page.examples) for page in every] == [1_024, 1_024, 452]
+    assert [example.index for page in every for example in page.examples] == list(range(2_500))
+
+
 async def test_a_bad_row_is_named(start: StartHost) -> None:
     host = await start(files={"dataset/train.jsonl": '{"input": "a"}\n{"prompt": "b"}'})
 

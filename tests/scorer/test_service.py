@@ -221,6 +221,22 @@ async def test_a_dataset_is_rendered_stored_and_counted(world: World) -> None:
     assert (examples[0].completion, examples[1].completion) == ([{"role": "assistant", "content": "4"}], None)
 
 
+async def test_rows_that_have_to_be_read_whole_are_read_once(world: World) -> None:
+    lines = "input,output\n" + "".join(f"{number},{number}\n" for number in range(2_500))
+    files = {"environment.py": ENVIRONMENT, "rows.csv": lines}
+    spec = await world.spec(files=files, params={"dataset_path": "rows.csv"})
+
+    await world.bus.publish(requested(1))
+    await world.heard(DatasetPrepared)
+    await world.scorer.close()  # a host could not be had any more
+    await world.bus.publish(requested(0), requested(2))
+    prepared = await world.heard(DatasetPrepared, 3)
+
+    assert {event.key: event.rows for event in prepared} == {dataset_key(spec, chunk): 2_500 for chunk in range(3)}
+    last = msgspec.msgpack.decode(await world.bus.store.get(dataset_key(spec, 2)), type=list[Example])
+    assert [example.index for example in last] == list(range(2_048, 2_500))
+
+
 async def test_rows_rendered_for_one_run_serve_another(world: World) -> None:
     await world.spec("r1")
     await world.spec("r2")
