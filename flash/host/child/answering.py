@@ -55,7 +55,8 @@ def respond(hosted: Hosted, channel: socket.socket, method: str, args: dict[str,
     # Answers that follow one another at once travel together: each journey costs more than a quick score. What a fork
     # that dies had not yet told is asked again, like everything behind it.
     told, sent_at = bytearray(), time.monotonic()
-    apart = _printed_apart() if args.get("at_once", 1) > 1 else ()
+    side_by_side = args.get("at_once", 1) > 1 and len(args.get("texts", "more")) > 1
+    apart = _printed_apart() if side_by_side else ()
 
     def tell(index: int, value: dict[str, Any]) -> None:
         nonlocal sent_at
