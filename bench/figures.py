@@ -16,7 +16,7 @@ def cpu_s(pid: int) -> float:
     A child that has been waited for counts with its parent, so the sum does not fall when one ends.
     """
     process = psutil.Process(pid)
-    return sum(_own_cpu_s(p) for p in [process, *process.children(recursive=True)])
+    return sum(own_cpu_s(p) for p in [process, *process.children(recursive=True)])
 
 
 def cpu_by_name(pids: Mapping[str, int]) -> dict[str, float]:
@@ -57,7 +57,7 @@ def last_line(bench: str, **figures: float) -> str:
     return json.dumps({"bench": bench, **{name: float(f"{value:.4g}") for name, value in figures.items()}})
 
 
-def _own_cpu_s(process: psutil.Process) -> float:
+def own_cpu_s(process: psutil.Process) -> float:
     try:
         times = process.cpu_times()
     except psutil.NoSuchProcess:  # it ended just now, and its parent has its seconds

@@ -22,15 +22,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
+
 from bench import taken
-from bench.figures import cpu_s, last_line, median_ratio, show, spent
+from bench.figures import cpu_s, last_line, median_ratio, own_cpu_s, show, spent
 from bench.parts import Part, end_in_order, python
 from flash.bus import Bus
 from flash.bus.jetstream import connect
@@ -137,8 +139,7 @@ class Flash:
     def cpu_s(self) -> dict[str, float]:
         """By process. A supervisor's children are parts of their own."""
         parts = {part["name"]: cpu_s(part["pid"]) for part in self.running()["parts"]}
-        whole = cpu_s(self.running()["pid"])
-        return parts | {"supervisor": max(0.0, whole - sum(parts.values()))}
+        return parts | {"supervisor": own_cpu_s(psutil.Process(self.running()["pid"]))}
 
 
 @contextmanager
@@ -163,9 +164,8 @@ def taught(flash: Flash) -> str:
 def one_round(flash: Flash, start: str, steps: int, peer_steps: int, seed: int) -> Round:
     sets = (f"seed={seed}", f"train.steps={steps}", f"train.init_from_adapter={start}")
     words = itertools.chain.from_iterable(("--set", word) for word in sets)
-    run_id = json.loads(flash("train", "configs/rl.toml", "--background", "--json", *words))["run_id"]
-    watched = asyncio.run(watch(flash, run_id, steps))
-    note(f"{run_id} took {watched.wall_s:.1f} s for {steps} steps; now the others on its tokens")
+    watched = asyncio.run(watch(flash, ("train", "configs/rl.toml", "--background", "--json", *words), steps))
+    note(f"{watched.spec.run_id} took {watched.wall_s:.1f} s for {steps} steps; now the others on its tokens")
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as folder:
         run = taken.Run(
             spec=watched.spec, model=str(model_folder(watched.spec.model, flash.home)), adapters=folder,
@@ -188,31 +188,36 @@ def one_round(flash: Flash, start: str, steps: int, peer_steps: int, seed: int) 
     )
 
 
-async def watch(flash: Flash, run_id: str, steps: int) -> Watched:
-    """Follow a run to its end. CPU is read when the start policy and when the last step is told."""
+async def watch(flash: Flash, words: Sequence[str], steps: int) -> Watched:
+    """Follow the run that a command submits to its end. CPU is read when the start policy and when the last step is
+    told: whoever began to listen once the command is done would come too late for the first."""
     running = flash.running()
     bus = await connect(running["nats_url"], await open_store(running["store_url"]), name="bench")
-    spec: RunSpec | None = None
+    known = {told.event.run_id async for told in bus.history(RunSubmitted.pattern(org=ORG))}  # type: ignore[attr-defined]
     finished: dict[int, StepFinished] = {}
     marks: list[tuple[float, dict[str, float]]] = []
     kinds = (RunSubmitted, StepFinished, RunCompleted, RunFailed, RunCancelled)
+    submitting = asyncio.create_task(asyncio.to_thread(flash, *words))
     try:
-        async for told in bus.replay(*(kind.pattern(org=ORG, run_id=run_id) for kind in kinds)):
-            match told.event:
-                case RunSubmitted() as submitted:
-                    spec = submitted.spec
-                case StepFinished() as step:
-                    finished[step.step] = step
-                    if step.step in (0, steps):
+        async for told in bus.replay(*(kind.pattern(org=ORG) for kind in kinds)):
+            event: Any = told.event
+            if event.run_id in known:
+                continue
+            match event:
+                case RunSubmitted():
+                    spec = event.spec
+                case StepFinished():
+                    finished[event.step] = event
+                    if event.step in (0, steps):
                         marks.append((time.perf_counter(), flash.cpu_s()))
                 case RunCompleted():
                     break
-                case event:
-                    raise RuntimeError(f"{run_id} did not complete: {event}")
-        groups = await groups_of(bus, run_id)
+                case _:
+                    raise RuntimeError(f"{event.run_id} did not complete: {event}")
+        await submitting
+        groups = await groups_of(bus, spec.run_id)
     finally:
         await bus.close()
-    assert spec is not None
     (begin, before), (end, after) = marks
     return Watched(spec, finished, groups, end - begin, spent(before, after))
 
