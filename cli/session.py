@@ -3,7 +3,7 @@
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -32,8 +32,15 @@ async def stack(options: Namespace) -> AsyncIterator[Bus]:
 
 
 async def require_pool(bus: Bus, spec: RunSpec, options: Namespace) -> None:
-    """Replicas serve the run's model; those of this machine that still load it are waited for. Raises NotFound."""
-    await client.require_pool(bus, spec, is_starting=lambda: is_starting(options.home, spec.pool), say=output.note)
+    """Replicas serve the run's model; those of this machine that still load it are waited for.
+
+    Raises NotFound, and FlashError for those that cannot load it.
+    """
+
+    def starting(services: Sequence[str]) -> bool:
+        return is_starting(options.home, spec.pool, services)
+
+    await client.require_pool(bus, spec, is_starting=starting, say=output.note)
 
 
 def quiet(options: Namespace) -> None:

@@ -3,11 +3,18 @@
 `up` starts it, `down` stops it, `connection` finds its bus. What a stack keeps lies in its home folder: see `home`.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from cli.stack.options import Options
+from flash.errors import FlashError
 
 __all__ = ["Options", "connection", "down", "is_starting", "up"]
+
+
+_DEATHS = 2
+"""After so many in a row a part is not waited for."""
+_LOG_LINES = 12
 
 
 def up(options: Options) -> int:
@@ -28,13 +35,26 @@ def down(home: Path) -> bool:
     return running.down(home)
 
 
-def is_starting(home: Path, pool: str) -> bool:
-    """The running stack of this home serves that pool, or will: one of its parts is on the way."""
-    from cli.stack.home import Home
+def is_starting(home: Path, pool: str, services: Collection[str]) -> bool:
+    """The running stack of this home will have those services in that pool: their parts are on the way.
 
-    stack = Home(home).running()
-    parts = stack.parts if stack else ()
-    return any(part.name.rpartition("-")[0] in (f"rollout-{pool}", f"learner-{pool}") for part in parts)
+    Raises FlashError, with the end of its log, where every part of one of them dies again and again before it answers.
+    """
+    from cli.stack.home import Home, last_lines
+
+    found = Home(home)
+    stack = found.running()
+    starting = False
+    for service in services:
+        parts = [part for part in stack.parts if part.name.rpartition("-")[0] == f"{service}-{pool}"] if stack else []
+        if parts and all(part.deaths >= _DEATHS for part in parts):
+            log = found.log(parts[0].name)
+            raise FlashError(
+                f"{parts[0].name} has died {parts[0].deaths} times in a row before it answered; {log} ends with\n"
+                + "\n".join(last_lines(log, _LOG_LINES))
+            )
+        starting |= bool(parts)
+    return starting
 
 
 def connection(home: Path) -> str:

@@ -37,6 +37,8 @@ class PartState(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     """Seconds since the epoch; with the pid, it names one process for good."""
     restarts: int = 0
+    deaths: int = 0
+    """How often in a row it has died before it answered."""
     note: str = ""
     """Why it is down, and when it is started again."""
 
@@ -179,6 +181,14 @@ def end_group(pid: int) -> None:
     except (ProcessLookupError, PermissionError):
         # Nobody is left; macOS says so by refusing.
         return
+
+
+def last_lines(log: Path, most: int) -> list[str]:
+    """Of those with something in them, as far back as 8 KiB."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 8_192))
+        lines = file.read().decode(errors="replace").split("\n")
+    return [line.rstrip() for line in lines if line.strip()][-most:]
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.stack.backoff import Backoff
-from cli.stack.home import PartState, Standing, end_group, started_at
+from cli.stack.home import PartState, Standing, end_group, last_lines, started_at
 from cli.stack.parts import Part, environment
 
 _LEASH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")))
@@ -128,7 +128,9 @@ class Supervisor:
                 break
             deaths = self._timing.backoff.deaths(deaths, time.monotonic() - began)
             pause_s = self._timing.backoff.pause_s(deaths)
-            why = f"{_ended(code)}, again in {pause_s:.1f} s: {_last_line(self._log_of(watched.part.name))}"
+            watched.deaths += 1
+            said = last_lines(self._log_of(watched.part.name), 1) or ["it said nothing"]
+            why = f"{_ended(code)}, again in {pause_s:.1f} s: {said[0].strip()}"
             self._stands(watched, "down", note=why[:_NOTE_CHARS])
             try:
                 async with asyncio.timeout(pause_s):
@@ -198,7 +200,7 @@ class Supervisor:
                 if watched.process is None:
                     continue
                 if watched.part.name in answering:
-                    watched.heard_at = now
+                    watched.heard_at, watched.deaths = now, 0
                     self._stands(watched, "ready")
                 elif watched.state.standing == "ready" and now - watched.heard_at > self._timing.silent_s:
                     self._stands(watched, "silent")
@@ -214,6 +216,7 @@ class Supervisor:
             pid=pid,
             started_at=since or 0.0,
             restarts=watched.restarts,
+            deaths=watched.deaths,
             note=note,
         )
         if watched.state != before:
@@ -231,6 +234,8 @@ class _Watched:
         self.keeping: asyncio.Task[None] | None = None
         self.restarts = 0
         """How often it was started again."""
+        self.deaths = 0
+        """In a row, before it answered."""
         self.heard_at = 0.0
 
 
@@ -243,10 +248,3 @@ def _terminate(process: asyncio.subprocess.Process) -> None:
 
 def _ended(code: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"exited with {code}"
-
-
-def _last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 2_000))
-        lines = file.read().decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

@@ -37,17 +37,21 @@ async def pools(bus: Bus) -> list[Member]:
 
 
 async def require_pool(
-    bus: Bus, spec: RunSpec, *, is_starting: Callable[[], bool] = lambda: False, say: Say = silence
+    bus: Bus,
+    spec: RunSpec,
+    *,
+    is_starting: Callable[[Sequence[str]], bool] = lambda services: False,
+    say: Say = silence,
 ) -> None:
     """Nothing, where replicas of each service that the run needs serve its model, and can do what it asks for.
 
-    One that starts again is waited for, and longer where `is_starting` says so. Raises NotFound, saying how to start
-    one, and ConfigError.
+    One that starts again is waited for, and longer where `is_starting` says so of the services that are away. Raises
+    NotFound, saying how to start one, and ConfigError.
     """
     clock = asyncio.get_running_loop().time
     began, has_said = clock(), False
     while absent := absent_services(spec, members := await pools(bus)):
-        if clock() - began >= (START_S if is_starting() else PATIENCE_S):
+        if clock() - began >= (START_S if is_starting(absent) else PATIENCE_S):
             raise NotFound(_nobody(spec, absent, members))
         if not has_said:
             say(f"waiting for a {' and a '.join(absent)} that serves {spec.model}: `flash ps` shows how they stand")

@@ -100,7 +100,7 @@ async def test_a_replica_that_starts_is_waited_for() -> None:
         told.append(note)
         started.append(asyncio.create_task(bus.answer("learner", {}, **serving())))
 
-    await require_pool(bus, spec(), is_starting=lambda: True, say=hear)
+    await require_pool(bus, spec(), is_starting=lambda services: services == ["learner"], say=hear)
 
     assert told == ["waiting for a learner that serves tiny: `flash ps` shows how they stand"]
 

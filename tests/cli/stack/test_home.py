@@ -109,13 +109,29 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_a_pool_whose_parts_are_on_the_way_is_starting(tmp_path: Path) -> None:
     names = ("hub", "rollout-my-model-1", "learner-tiny-2")
+    both = ("rollout", "learner")
     home = home_in(tmp_path)
     home.write(stack_of(os.getpid(), None, *(PartState(name=name, standing="warming") for name in names)))
 
-    found = [pool for pool in ("tiny", "my-model", "my", "model") if is_starting(home.folder, pool)]
+    found = [pool for pool in ("tiny", "my-model", "my", "model") if is_starting(home.folder, pool, both)]
 
     assert found == ["tiny", "my-model"]
 
     home.forget()
 
-    assert not is_starting(home.folder, "tiny")
+    assert not is_starting(home.folder, "tiny", ["learner"])
+
+
+def test_a_pool_whose_part_dies_before_it_answers_is_not_waited_for(tmp_path: Path) -> None:
+    home = home_in(tmp_path)
+    bad = PartState(name="learner-tiny-1", standing="warming", deaths=2)
+    home.write(stack_of(os.getpid(), None, bad, PartState(name="rollout-tiny-1", standing="warming")))
+    home.log("learner-tiny-1").write_text("loading\nMemoryError\n\n")
+
+    with pytest.raises(FlashError, match=r"^learner-tiny-1 has died 2 times in a row .*\nloading\nMemoryError$"):
+        is_starting(home.folder, "tiny", ["rollout", "learner"])
+    assert is_starting(home.folder, "tiny", ["rollout"])
+
+    home.write(stack_of(os.getpid(), None, bad, PartState(name="learner-tiny-2", standing="warming")))
+
+    assert is_starting(home.folder, "tiny", ["learner"])

@@ -83,6 +83,7 @@ async def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
         await stage.until(lambda: stage.state("one").restarts == 1 and stage.state("one").standing == "ready")
 
         assert stage.pid("one") != first
+        assert stage.state("one").deaths == 0
         assert stage.pid("two") == other
         assert stage.state("one").started_at == started_at(stage.pid("one"))
 
@@ -95,9 +96,10 @@ async def test_a_part_that_keeps_dying_says_why_and_is_tried_less_and_less_often
         changes.append(stage.state("bad"))
 
     stage: Stage
-    async with staged(tmp_path, part, changed=changed) as stage:
+    async with staged(tmp_path, part, deaf={"bad"}, changed=changed) as stage:
         await stage.until(lambda: stage.state("bad").restarts == 4)
 
+    assert stage.state("bad").deaths >= 4
     notes = [state.note for state in changes if state.standing == "down"]
     assert notes[:4] == [f"exited with 1, again in {pause} s: no such model" for pause in ("0.1", "0.1", "0.2", "0.2")]
 
