@@ -25,7 +25,7 @@ def fault(error: BaseException, folder: Path, *, kind: str = "raised") -> dict[s
         kind = "limit-exceeded"
     return {
         "kind": kind,
-        "message": _head(_sentence(error).replace(f"{folder}{os.sep}", "")),
+        "message": _head(_relative(_sentence(error), folder)),
         "traceback": _tail(author_frames(error, folder)),
     }
 
@@ -49,12 +49,11 @@ def author_frames(error: BaseException, folder: Path) -> str:
         told = traceback.TracebackException.from_exception(error)
         part: traceback.TracebackException | None = told
         while part is not None:
-            frames = [frame for frame in part.stack if not _is_plumbing(frame.filename)]
-            for frame in frames:
-                frame.filename = frame.filename.removeprefix(f"{folder}{os.sep}")
-            part.stack = traceback.StackSummary.from_list(frames)
+            part.stack = traceback.StackSummary.from_list(
+                [frame for frame in part.stack if not _is_plumbing(frame.filename)]
+            )
             part = part.__cause__ or part.__context__
-        return "".join(told.format())
+        return _relative("".join(told.format()), folder)
     except Exception:  # an error whose text or source cannot be read
         return ""
 
@@ -71,6 +70,13 @@ def missing_need(error: BaseException, folder: Path) -> str:
         if frames and frames[-1].name == "__getitem__" and frames[-1].filename in ("<frozen os>", os.__file__):
             return str(error.args[0])
     return ""
+
+
+def _relative(text: str, folder: Path) -> str:
+    """The text with the environment's files as their author knows them."""
+    for place in (folder, folder.resolve()):  # somewhere on the way to it there may be a link
+        text = text.replace(f"{place}{os.sep}", "")
+    return text
 
 
 def _is_plumbing(filename: str) -> bool:

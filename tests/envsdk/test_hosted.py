@@ -170,6 +170,23 @@ def test_a_row_that_cannot_travel_is_named(record: dict[str, Any], said: str) ->
     assert told[-1]["fault"]["kind"] == "load-failed"
 
 
+@pytest.mark.parametrize("way", ["real", "linked"])
+def test_a_row_that_cannot_be_read_is_named_by_the_authors_own_file(way: str, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real/dataset").mkdir(parents=True)
+    (tmp_path / "real/dataset/train.jsonl").write_text('{"input": "q"}\n{"input": \n')
+    env, told = Env(), list[dict[str, Any]]()
+    env.dataset = "dataset/train.jsonl"  # type: ignore[attr-defined]
+
+    hosted = Hosted(env, tmp_path / way, {}, in_code=True)
+    hosted.rows({"split": "train", "start": 0, "count": 10, "prompt_text": ""}, lambda _, value: told.append(value))
+
+    fault = told[-1]["fault"]
+    assert fault["message"].startswith("ValueError: dataset/train.jsonl line 2 is not JSON")
+    assert "ValueError: dataset/train.jsonl line 2" in fault["traceback"]
+    assert str(tmp_path) not in fault["traceback"]
+
+
 def test_an_opening_that_is_no_conversation_is_named() -> None:
     class Odd(Env):
         def build_prompt_messages(self, example: TaskExample, prompt_text: str) -> list[dict[str, Any]]:
