@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,11 +23,14 @@ from flash.redaction import guard, masked_line
 from flash.store import Store, open_store
 
 S = TypeVar("S", bound=ServiceSettings)
+T = TypeVar("T")
 
 HEALTH_S = 1.0
 """How often a service shows that it is well."""
 HEALTH_WAIT_S = 5.0
 """How long its bus may take to answer."""
+LAST_S = 5.0
+"""How long a process that has handed back everything may take to end: a thread that is at work may hold it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Process:
 
 
 def main(service: str, settings_type: type[S], serve: Callable[[Process, S], Awaitable[None]]) -> None:
-    """Start a service and run it until SIGTERM or SIGINT. `serve` sets it up and returns.
+    """Start a service and run it until SIGTERM or SIGINT, which may come early. `serve` sets it up and returns.
 
     Exits with 2 and one sentence when the settings cannot be used.
     """
@@ -70,7 +75,10 @@ async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitabl
         loop.add_signal_handler(number, stop.set)
     store = await open_store(settings.store_url)
     operator_token = settings.operator_token
-    bus = await connect(settings.nats_url, store, name=f"{service}:{settings.replica}", token=operator_token)
+    name = f"{service}:{settings.replica}"
+    bus = await _unless(stop, connect(settings.nats_url, store, name=name, token=operator_token))
+    if bus is None:
+        return
     failed: list[BaseException] = []
     beside: set[asyncio.Task[None]] = set()
 
@@ -87,10 +95,12 @@ async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitabl
 
     try:
         admit = Access(bus, operator_token).admit
-        await serve(Process(bus=bus, store=store, replica=settings.replica, spawn=spawn, admit=admit), settings)
-        log.info("service.ready")
-        if settings.health_file:
-            spawn(_show_health(settings.health_file, bus.connection.round_trip))
+        part = Process(bus=bus, store=store, replica=settings.replica, spawn=spawn, admit=admit)
+        await _unless(stop, serve(part, settings))
+        if not stop.is_set():
+            log.info("service.ready")
+            if settings.health_file:
+                spawn(_show_health(settings.health_file, bus.connection.round_trip))
         await stop.wait()
     finally:
         log.info("service.stopping")
@@ -99,8 +109,32 @@ async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitabl
         if settings.health_file:
             settings.health_file.unlink(missing_ok=True)
         await bus.close(settings.grace_s)
+        _end_within(LAST_S, code=len(failed[:1]))
     if failed:
         raise failed[0]
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """What the work gives; None where it was time to stop first."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        stopping.cancel()
+
+
+def _end_within(seconds: float, *, code: int) -> None:
+    """A model that is being loaded cannot be interrupted, and nobody needs it any more."""
+
+    def end() -> None:
+        structlog.get_logger().warning("service.cut-short", after_s=seconds)
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _show_health(file: Path, round_trip: Callable[[float], Awaitable[None]]) -> None:

@@ -183,4 +183,7 @@ class Bus(Protocol):
         """Small state with compare-and-set, shared by whoever opens the same bucket."""
 
     async def close(self, grace_s: float = 5.0) -> None:
-        """Hand back at once what has not begun, let running handlers finish for `grace_s`, hand back the rest."""
+        """Hand back what has not begun, let running handlers finish for `grace_s`, hand back the rest.
+
+        What would not be done by then, going by how long the last facts took, is handed back at once.
+        """

@@ -1,7 +1,8 @@
 """One shared subscription in one process: takes messages, lets the handler work, tells what follows, acknowledges."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,8 +17,12 @@ from flash.bus.wire import REASON, Consumer, Delivery, Letter, Letters, Message,
 from flash.contracts.base import Event
 from flash.errors import Fenced, Rejected, StoreError
 
+MOMENT_S = 0.5
+"""How long a handler may go on when we leave, where nothing says when it will be done."""
 CANCEL_WAIT_S = 2.0
 """How long a cancelled handler may take to end."""
+LATELY = 32
+"""Of how many messages it is remembered how long they took."""
 
 
 @dataclass
@@ -43,7 +48,9 @@ class Worker:
         self._letters = letters
         self._retry_s = retry_s
         self._held: dict[int, Held] = {}
-        self._busy: set[asyncio.Task[None]] = set()
+        self._busy: dict[asyncio.Task[None], float] = {}
+        """The slots that work at a message, and since when."""
+        self._took_s: deque[float] = deque(maxlen=LATELY)
         self._raises: dict[str, int] = {}
         self.done = 0
         """Messages worked through and acknowledged."""
@@ -52,16 +59,20 @@ class Worker:
         self._slots = [asyncio.create_task(self._slot()) for _ in range(subscription.slots)]
 
     async def close(self, grace_s: float) -> None:
-        """Take nothing more, let running handlers finish for `grace_s`, hand back the rest."""
+        """Take nothing more, let running handlers finish for `grace_s`, hand back the rest.
+
+        Going by the slowest of the last ones: what would not be done in time is handed back at once, and what has taken
+        longer than all of them already, or is among the first, after a moment.
+        """
         self._closing = True
+        now, usual_s = asyncio.get_running_loop().time(), max(self._took_s, default=0.0)
+        left_s = {task: usual_s - (now - since) for task, since in self._busy.items()}
         for task in self._slots:
-            if task not in self._busy:
+            if left_s.get(task, grace_s + 1) > grace_s:
                 task.cancel()
         await self._consumer.stop()
-        if self._busy:
-            await asyncio.wait(set(self._busy), timeout=grace_s)
-        for task in self._slots:
-            task.cancel()
+        await _end([task for task, left in left_s.items() if left <= 0], by=now + min(MOMENT_S, grace_s))
+        await _end(self._slots, by=now + grace_s)
         _, stuck = await asyncio.wait(self._slots, timeout=CANCEL_WAIT_S)
         if stuck:
             self._log.warning("handler.stuck", handlers=len(stuck))
@@ -75,13 +86,13 @@ class Worker:
                 held.delivery.let_go()
                 held.delivery = delivery
                 continue
-            self._busy.add(me)
+            self._busy[me] = asyncio.get_running_loop().time()
             held = self._held[delivery.message.sequence] = Held(delivery)
             try:
                 await self._work(held)
             finally:
                 del self._held[held.message.sequence]
-                self._busy.discard(me)
+                del self._busy[me]
 
     async def _work(self, held: Held) -> None:
         try:
@@ -112,6 +123,7 @@ class Worker:
         if self._is_worn_out(held):
             reason = f"delivered {held.delivery.count} times without an answer: whoever works at it dies"
             return await self._give_up(held, event, reason)
+        began = asyncio.get_running_loop().time()
         try:
             await self._answer(event, message)
         except Rejected as error:
@@ -125,6 +137,7 @@ class Worker:
             self._log.exception("handler.failed", subject=message.subject)
             return await self._give_up(held, event, f"raised {raises} times, last: {type(error).__name__}: {error}")
         self._raises.pop(message.subject, None)
+        self._took_s.append(asyncio.get_running_loop().time() - began)
         chaos.point("told")
         await held.delivery.ack()
         self.done += 1
@@ -171,6 +184,15 @@ class Worker:
 
     def _delay_s(self, subject: str) -> float:
         return min(5.0, self._retry_s * 2.0 ** (self._raises.get(subject, 1) - 1))
+
+
+async def _end(tasks: Collection[asyncio.Task[None]], *, by: float) -> None:
+    """Wait for them until then, and cancel what goes on: once, as who is handing back is not to be interrupted."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=max(0.0, by - asyncio.get_running_loop().time()))
+    for task in tasks:
+        if not task.cancelling():
+            task.cancel()
 
 
 def _is_being_cancelled() -> bool:

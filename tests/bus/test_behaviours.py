@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flash.bus import Bus, EveryReplica, Fenced, NobodyAnswers, Rejected, Shared
+from flash.bus import Bus, EveryReplica, Fenced, NobodyAnswers, Rejected, Shared, worker
 from flash.bus.wire import Letter
 from flash.contracts.base import Event, Request
 from flash.contracts.groups import GroupGenerated, GroupRequested
@@ -421,6 +421,49 @@ async def test_closing_lets_running_handlers_finish(side: Any) -> None:
 
     assert heard == [0]
     assert await told(two, GroupGenerated.pattern()) == [generated(requested(0), replica="one")]
+
+
+async def test_closing_hands_back_at_once_what_would_not_be_done_in_time(side: Any) -> None:
+    one, two = await side.bus("rollout:one"), await side.bus("rollout:two")
+    by_one: list[int] = []
+    by_two: list[int] = []
+    await one.listen(Shared("rollout", GroupRequested, answering("one", by_one, works_s=0.8)))
+    await one.publish(requested(0), requested(1))
+    await until(lambda: by_one == [0, 1])  # the first has taken 0.8 s, and the second begins
+    await two.listen(Shared("rollout", GroupRequested, answering("two", by_two)))
+
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(one.close(grace_s=0.7), until(lambda: by_two))
+
+    assert by_two == [1]
+    assert asyncio.get_running_loop().time() - began < 0.5
+
+
+async def test_closing_waits_a_moment_only_where_nothing_says_how_long_it_takes(
+    side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MOMENT_S", 0.1)
+    one, two = await side.bus("learner:one"), await side.bus("learner:two")
+    taken: list[str] = []
+
+    async def lasts(event: RunStarted) -> AsyncIterator[Event]:
+        yield claimed(1, "one")
+        await asyncio.sleep(60)
+
+    async def takes_over(event: RunStarted) -> AsyncIterator[Event]:
+        yield claimed(2, "two")
+        taken.append(event.run_id)
+
+    await one.listen(Shared("learner", RunStarted, lasts, max_deliveries=0))
+    await one.publish(started())
+    await anext(aiter(one.replay(StepClaimed.pattern())))
+    await two.listen(Shared("learner", RunStarted, takes_over, max_deliveries=0))
+
+    began = asyncio.get_running_loop().time()
+    await one.close(grace_s=5)
+    await until(lambda: taken)
+
+    assert asyncio.get_running_loop().time() - began < 1
 
 
 # lasting handlers and the fence
