@@ -6,7 +6,7 @@ written in `cli.options`, under the same name; `cli.usage` has an example of eac
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    import gc
     import importlib
-    import inspect
 
     from cli.parsing import parser_of
 
@@ -105,9 +105,9 @@ def _run(name: str, arguments: list[str]) -> int:
     except SystemExit as exit:
         return int(exit.code or 0)
     try:
-        _load_lightly()
+        gc.set_threshold(50_000)  # while a command loads there is no garbage to collect, and looking takes a while
         result = getattr(importlib.import_module(command.module), command.function)(options)
-        if inspect.iscoroutine(result):
+        if isinstance(result, Coroutine):
             import asyncio
 
             result = asyncio.run(result)
@@ -123,19 +123,6 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         print(_told(error), file=sys.stderr)
         return FAILED
-
-
-def _load_lightly() -> None:
-    """A third of a command's time would go into what it has no use for: while it loads there is no garbage to collect,
-    and structlog loads rich to draw tracebacks, which we never print."""
-    import gc
-
-    gc.set_threshold(50_000)
-    if "rich" not in sys.modules:
-        sys.modules["rich"] = None  # type: ignore[assignment]  # "it is not installed"
-        import structlog  # noqa: F401
-
-        del sys.modules["rich"]
 
 
 def _split_leading(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -1,6 +1,8 @@
 """What people and programs read: data on stdout, notes on stderr; tables on a terminal, JSON on a pipe."""
 
 import json
+import os
+import shutil
 import sys
 import textwrap
 from argparse import Namespace
@@ -46,18 +48,34 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, spare: Se
     if not rows:
         note("nothing there yet")
         return
+    cells = [[_fit(str(cell), sys.stdout) for cell in row] for row in rows]
+    width = shutil.get_terminal_size().columns
+    kept = _kept(columns, cells, spare, width)
+    lines = [[row[at] for at in kept] for row in (columns, *cells)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) > width or not all(cell.isascii() for row in cells for cell in row):
+        _folded(lines, width)
+        return
+    head, *body = ("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in lines)
+    print(f"\033[1m{head}\033[0m" if _is_styled() else head)
+    print("\n".join(body), flush=True)
+
+
+def _folded(lines: Sequence[Sequence[str]], width: int) -> None:
+    """A table whose cells must be folded, or measured; rich can, and takes a tenth of a second to load."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    cells = [[_fit(str(cell), sys.stdout) for cell in row] for row in rows]
-    kept = _kept(columns, cells, spare, console.width)
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for at in kept:
-        shown.add_column(columns[at], overflow="fold", no_wrap=at == 0)
-    for row in cells:
-        shown.add_row(*(row[at] for at in kept))
-    console.print(shown)
+    for at, column in enumerate(lines[0]):
+        shown.add_column(column, overflow="fold", no_wrap=at == 0)
+    for row in lines[1:]:
+        shown.add_row(*row)
+    Console(highlight=False, markup=False, width=width).print(shown)
+
+
+def _is_styled() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def _kept(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int) -> list[int]:

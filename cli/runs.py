@@ -184,7 +184,7 @@ def _references(seen: RunView) -> list[str]:
 
 
 def _print_event(event: RecordedEvent, options: Namespace) -> None:
-    if options.json:
+    if output.wants_json(options):
         print(json.dumps(msgspec.to_builtins(event)), flush=True)
     else:
         output.line(event_line(event))

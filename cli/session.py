@@ -1,20 +1,16 @@
 """The bus of the stack that a command talks to."""
 
-import logging
 import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import structlog
-
 from cli import contexts, output
 from cli.stack import connection, is_starting
-from flash import client
+from flash import client, logs
 from flash.bus import Bus
 from flash.client import connect
 from flash.contracts.spec import RunSpec
-from flash.redaction import masked_line
 
 
 @asynccontextmanager
@@ -45,7 +41,13 @@ async def require_pool(bus: Bus, spec: RunSpec, options: Namespace) -> None:
 
 def quiet(options: Namespace) -> None:
     """What the bus logs is for operators: on stderr, and with `--debug` only."""
-    level = logging.DEBUG if options.debug else logging.CRITICAL
+    logs.silence(not options.debug)
+    if not options.debug:
+        return
+    import structlog
+
+    from flash.redaction import masked_line
+
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -54,6 +56,5 @@ def quiet(options: Namespace) -> None:
             structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
             masked_line,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

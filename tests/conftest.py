@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from flash import logs
 from flash.bus.server import NatsServer
 from flash.host import InstallFailed, RequirementSets
+
+
+@pytest.fixture(autouse=True)
+def logging_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test types in this process wants nothing logged; the next test may."""
+    monkeypatch.setattr(logs, "_is_silent", False)
 
 
 @pytest.fixture

@@ -125,7 +125,10 @@ class Home:
 
     def connection(self) -> str:
         """The running stack's bus. Raises NotFound, saying how to start one."""
-        if not (stack := self.running()):
+        # Every command asks this, and psutil, which could tell another process of that pid, takes long to load: there,
+        # nobody answers.
+        stack = self.written()
+        if not stack or not _exists(stack.pid):
             raise NotFound(f"no stack is running under {self.folder}: start one with `flash up`")
         return stack.nats_url
 
@@ -172,6 +175,17 @@ def is_alive(pid: int | None, since: float) -> bool:
     """Does that very process live, and not another that has its pid?"""
     # The system's notion of when it booted moves a little as its clock is set.
     return pid is not None and (found := started_at(pid)) is not None and abs(found - since) < 2.0
+
+
+def _exists(pid: int) -> bool:
+    """There is a process of that pid, which has not ended."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, PermissionError):  # a supervisor is nobody else's
+        return False
+    except OSError:  # macOS has no /proc
+        return True
 
 
 def end_group(pid: int) -> None:

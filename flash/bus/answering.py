@@ -5,12 +5,12 @@ from contextlib import aclosing
 from typing import Any, cast
 
 import msgspec
-import structlog
 
 from flash import errors
 from flash.bus import Admit
 from flash.contracts.base import Request
 from flash.errors import BusError, FlashError, Refused
+from flash.logs import Log
 
 TOKEN = "flash-token"
 """Header: the token of whoever asks."""
@@ -21,7 +21,7 @@ LAST = "flash-last"
 
 Answer = Callable[[Any], Any]
 
-log = structlog.get_logger()
+log = Log()
 
 
 async def replies(

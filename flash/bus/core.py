@@ -6,7 +6,6 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 
 from flash.bus import Admit, Entry, EveryReplica, Pool, Replica, Shared, Told
 from flash.bus.teller import Teller
@@ -16,12 +15,13 @@ from flash.contracts.access import LOCAL
 from flash.contracts.base import Event, Request
 from flash.contracts.catalogue import kind_of
 from flash.errors import Damaged, NoSuchObject
+from flash.logs import Log
 from flash.records import Records
 
 RETRY_S = 0.2
 """How long a message waits after its handler raised for the first time; doubles up to 5 s."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Switchboard(Protocol):

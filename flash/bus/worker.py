@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
-import structlog
 
 from flash import chaos
 from flash.bus import Shared
@@ -16,6 +15,7 @@ from flash.bus.teller import Teller
 from flash.bus.wire import REASON, Consumer, Delivery, Letter, Letters, Message, Stream
 from flash.contracts.base import Event
 from flash.errors import Fenced, Rejected, StoreError
+from flash.logs import Log
 
 MOMENT_S = 0.5
 """How long a handler may go on when we leave, where nothing says when it will be done."""
@@ -55,7 +55,7 @@ class Worker:
         self.done = 0
         """Messages worked through and acknowledged."""
         self._closing = False
-        self._log = structlog.get_logger().bind(subscription=subscription.name)
+        self._log = Log(subscription=subscription.name)
         self._slots = [asyncio.create_task(self._slot()) for _ in range(subscription.slots)]
 
     async def close(self, grace_s: float) -> None:

@@ -181,9 +181,9 @@ def test_runs_status_log_and_checkpoints_tell_of_a_run(
     assert main(["checkpoints", run_id]) == 0
     assert capsys.readouterr().out == f"step 2  {run_id}/step-2\n"
     assert main(["log", run_id]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 8
-    assert lines[4].endswith("step.finished step=1 rollouts=8 faults=0 reward=0.25 kl=0")
+    assert (lines[4]["event"], lines[4]["body"]["metrics"]["reward"]) == ("step.finished.v1", 0.25)
     assert main(["log", run_id, "-f", "--json"]) == 0
     assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()][-1] == "run.completed.v1"
 

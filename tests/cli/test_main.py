@@ -10,7 +10,10 @@ import pytest
 from cli.__main__ import COMMANDS, main
 
 FLASH = Path(sys.executable).with_name("flash")
-HEAVY = ("torch", "transformers", "peft", "services", "nats", "minio", "pydantic", "rich", "asyncio", "msgspec")
+HEAVY = (
+    "torch", "transformers", "peft", "services", "nats", "minio", "pydantic", "rich", "structlog", "psutil", "asyncio",
+    "msgspec",
+)  # fmt: skip
 
 
 def loaded_by(code: str) -> list[str]:
@@ -37,6 +40,12 @@ def test_no_command_loads_torch_or_a_service_or_the_clients_of_bus_and_store() -
     assert not {"torch", "transformers", "peft", "services", "nats", "minio"} & set(
         loaded_by(f"import {', '.join(modules)}")
     )
+
+
+def test_a_command_that_asks_waits_for_no_logger_and_draws_a_table_that_fits_without_help() -> None:
+    code = "import cli.runs, cli.versions, flash.bus.jetstream\nfrom cli import output\noutput.table(['RUN'], [['a']])"
+
+    assert not {"rich", "structlog", "psutil", "pydantic"} & set(loaded_by(code))
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

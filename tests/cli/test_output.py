@@ -22,3 +22,18 @@ def test_signs_are_written_as_the_terminal_can_also_below_a_progress_bar(
 
     terminal.flush()
     assert terminal.buffer.getvalue().decode(encoding) == f"{shown}\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("last", "has_folded"), [("short", False), ("four words that fold", True), ("10 ± 1", False)])
+def test_a_table_looks_the_same_whether_its_cells_fit_or_are_folded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], last: str, has_folded: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setenv("TERM", "dumb")
+
+    output.table(("RUN", "NAME"), [("flash-1", "a"), ("flash-2", last)])
+
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == ["RUN      NAME", "flash-1  a"]
+    assert (len(lines) > 3) == has_folded
+    assert " ".join(line[9:] for line in lines[2:]) == last

@@ -84,6 +84,13 @@ def test_no_color_is_honoured(typed: Type, monkeypatch: pytest.MonkeyPatch) -> N
         assert not COLOURS.search(typed(line)), line
 
 
+def test_a_log_is_a_line_a_fact(typed: Type) -> None:
+    lines = typed("log RUN").splitlines()
+
+    assert len(lines) == 8
+    assert lines[4].endswith("step.finished step=1 rollouts=8 faults=0 reward=0.25 kl=0")
+
+
 def test_a_run_that_is_followed_has_a_bar_and_a_row_a_step(typed: Type) -> None:
     shown = STYLES.sub("", typed("train configs/rl.toml"))
 

@@ -7,18 +7,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import nats.errors
-import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from flash.contracts.access import id_of, is_token, org_of
 from flash.errors import BusError
+from flash.logs import Log
 
 STATUS = "Status"
 NO_RESPONDERS = "503"
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Lost(BusError):

@@ -10,12 +10,12 @@ from contextlib import suppress
 
 import msgspec
 import nats.errors
-import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from flash.bus.jetstream.connection import STATUS, Connection
 from flash.errors import BusError
+from flash.logs import Log
 
 HEARTBEAT_S = 1.0
 EXPIRES_S = 10.0
@@ -23,7 +23,7 @@ RETRY_S = 0.2
 ENDS_OF_REQUESTS = ("404", "408")
 """Statuses that end one request in the ordinary course of things."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Pull:

@@ -4,21 +4,22 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import nats.errors
-import structlog
 from nats.aio.msg import Msg
-from nats.micro import add_service
-from nats.micro.request import Request as MicroRequest
-from nats.micro.service import Service
 
 from flash.bus import Admit, Replica
 from flash.bus.answering import ERROR, LAST, asking, is_last, nobody_answers, read_reply, replies
 from flash.bus.jetstream.connection import NO_RESPONDERS, Connection, is_status
 from flash.contracts.base import Request, request_subject
 from flash.errors import BusError, NobodyAnswers, Unanswered
+from flash.logs import Log
+
+if TYPE_CHECKING:
+    from nats.micro.request import Request as MicroRequest
+    from nats.micro.service import Service
 
 AGAIN_S = 0.2
 """How soon a request that nobody took is sent again."""
@@ -27,7 +28,7 @@ READY_S = 10.0
 VERSION = "1.0.0"
 REPLICA, STARTED_AT, DONE = "replica", "started_at", "done"
 
-log = structlog.get_logger()
+log = Log()
 
 
 class NatsSwitchboard:
@@ -48,6 +49,8 @@ class NatsSwitchboard:
         metadata: Mapping[str, str],
         done: Callable[[], int],
     ) -> None:
+        from nats.micro import add_service  # whoever only asks has no use for it
+
         known = {**metadata, REPLICA: self._replica, STARTED_AT: repr(time.time())}
         made = await add_service(
             self._connection.client,
@@ -129,7 +132,7 @@ class NatsSwitchboard:
         raise NobodyAnswers(nobody_answers(request, timeout_s))
 
     def _endpoint(self, kind: type[Request], answer: Callable[[Any], Any], admit: Admit | None) -> Any:
-        async def serve(request: MicroRequest) -> None:
+        async def serve(request: "MicroRequest") -> None:
             # A task each: one long answer must not keep the others waiting.
             task = asyncio.create_task(_reply(kind, answer, admit, request))
             self._running.add(task)
@@ -138,7 +141,9 @@ class NatsSwitchboard:
         return serve
 
 
-async def _reply(kind: type[Request], answer: Callable[[Any], Any], admit: Admit | None, request: MicroRequest) -> None:
+async def _reply(
+    kind: type[Request], answer: Callable[[Any], Any], admit: Admit | None, request: "MicroRequest"
+) -> None:
     async with aclosing(replies(kind, answer, request.data, request.headers or {}, admit)) as messages:
         async for body, headers in messages:
             try:
