@@ -1,6 +1,12 @@
-"""Adapters on this machine: fetched once, checked by digest, kept within a budget."""
+"""Adapters on this machine: fetched once, checked by digest, kept within a budget.
+
+FOLDER/<digest>/          an adapter; it appears whole or not at all
+FOLDER/arriving-<any>/    one that is being fetched
+FOLDER/locks/<xx>         held by who fetches an adapter whose digest begins so
+"""
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import re
@@ -8,6 +14,8 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from flash.contracts.values import PolicyRef
@@ -18,10 +26,13 @@ from services.rollout.engines import Adapter
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ABANDONED_S = 3_600
+_JUST_USED_S = 5.0
+"""What was asked for so lately stays, whatever it takes: an engine may be about to read it."""
+_LOCK_ASKED_S = 0.05
 
 
 class Adapters:
-    """A cache that processes of one machine share; a folder appears in it whole or not at all."""
+    """A cache that processes of one machine share."""
 
     def __init__(self, store: Store, folder: Path, budget_bytes: int) -> None:
         self._store = store
@@ -41,15 +52,31 @@ class Adapters:
         if not _DIGEST.fullmatch(policy.digest):
             raise Refused(f"a policy has the digest {policy.digest!r}, but a digest is 64 hex digits")
         place = self._folder / policy.digest
-        async with self._locks[policy.digest]:
+        async with self._locks[policy.digest[:2]]:
             if not await asyncio.to_thread(self._is_whole, place):
-                await self._bring(policy, place)
-        self._locks.pop(policy.digest, None)
-        await asyncio.to_thread(_touch, place)
+                async with self._alone(policy.digest):
+                    if not await asyncio.to_thread(self._is_whole, place):  # no other process was faster
+                        await self._bring(policy, place)
         return Adapter(policy.digest, place)
 
+    @asynccontextmanager
+    async def _alone(self, digest: str) -> AsyncIterator[None]:
+        """No other process of this machine fetches it meanwhile; the system frees the lock when a process dies."""
+        locks = self._folder / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = os.open(locks / digest[:2], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(_LOCK_ASKED_S)
+            yield
+        finally:
+            os.close(lock)
+
     async def _bring(self, policy: PolicyRef, place: Path) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         arriving = Path(tempfile.mkdtemp(prefix="arriving-", dir=self._folder))
         try:
             for name in (CONFIG, WEIGHTS):
@@ -59,52 +86,53 @@ class Adapters:
                 raise Damaged(f"the adapter under {policy.key} has digest {found}, but {policy.digest} was told")
             await asyncio.to_thread(_settle, arriving, place)
             self._checked.add(policy.digest)
-            await asyncio.to_thread(self._make_room, place)
+            await asyncio.to_thread(self._make_room)
         finally:
             shutil.rmtree(arriving, ignore_errors=True)
 
     def _is_whole(self, place: Path) -> bool:
-        """Is it there, and what its name says? Looked at once a process; what is not goes."""
-        if not (place / WEIGHTS).is_file():
-            return False
-        if place.name not in self._checked and _sha256(place / WEIGHTS) != place.name:
-            shutil.rmtree(place, ignore_errors=True)
-            return False
-        self._checked.add(place.name)
-        return True
+        """Is it there, and what its name says? Looked at once a process. From now on it counts as used."""
+        with suppress(FileNotFoundError):
+            os.utime(place)
+            if place.name in self._checked:
+                return (place / WEIGHTS).is_file()
+            if _sha256(place / WEIGHTS) == place.name:
+                self._checked.add(place.name)
+                return True
+        return False
 
-    def _make_room(self, newest: Path) -> None:
+    def _make_room(self) -> None:
         """Drop the adapters that were longest unused until the rest fit, and what dead processes left half fetched."""
+        now = time.time()
         for place in self._folder.glob("arriving-*"):
-            if time.time() - _last_used(place) > _ABANDONED_S:
+            if now - _last_used(place) > _ABANDONED_S:
                 shutil.rmtree(place, ignore_errors=True)
-        kept = [place for place in self._folder.iterdir() if not place.name.startswith("arriving-")]
-        kept.sort(key=_last_used, reverse=True)
+        kept = [(_last_used(place), place) for place in self._folder.iterdir() if _DIGEST.fullmatch(place.name)]
         total = 0
-        for place in kept:
+        for used, place in sorted(kept, reverse=True):
             total += _size_bytes(place)
-            if total > self._budget_bytes and place != newest:
+            if total > self._budget_bytes and now - used > _JUST_USED_S:
                 shutil.rmtree(place, ignore_errors=True)
 
 
 def _settle(arriving: Path, place: Path) -> None:
-    try:
-        os.rename(arriving, place)
-    except OSError:
-        if not place.exists():  # another process of this machine was not faster: it really failed
-            raise
-
-
-def _touch(place: Path) -> None:
-    os.utime(place)
+    shutil.rmtree(place, ignore_errors=True)  # a damaged one
+    os.rename(arriving, place)
 
 
 def _last_used(place: Path) -> float:
-    return place.stat().st_mtime if place.exists() else 0.0
+    """In seconds since the epoch. What another process has dropped meanwhile is long unused."""
+    with suppress(FileNotFoundError):
+        return place.stat().st_mtime
+    return 0.0
 
 
 def _size_bytes(place: Path) -> int:
-    return sum(file.stat().st_size for file in place.glob("*") if file.is_file())
+    size = 0
+    for name in (CONFIG, WEIGHTS):
+        with suppress(FileNotFoundError):
+            size += (place / name).stat().st_size
+    return size
 
 
 def _sha256(path: Path) -> str:

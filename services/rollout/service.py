@@ -65,6 +65,7 @@ class Player:
         self._specs: dict[str, RunSpec] = {}
         self._playing: dict[asyncio.Future[Any], tuple[RunKey, int]] = {}
         """Run and attempt of each group in hand."""
+        self._prefetching: set[asyncio.Task[None]] = set()
         self._episodes = EpisodePlayer(
             bus, engine, render, follow, step_timeout_s=settings.step_timeout_s, renew_s=settings.episode_renew_s,
             clock=clock,
@@ -89,6 +90,10 @@ class Player:
 
     async def on_policy(self, event: StepFinished | StepDiverged) -> None:
         self._runs.told(run_key(event), event.policy)
+        if event.run_id in self._specs:  # we play it: the next group shall find its adapter here
+            prefetching = asyncio.create_task(self._prefetch(event))
+            self._prefetching.add(prefetching)
+            prefetching.add_done_callback(self._prefetching.discard)
 
     async def on_run_ended(self, event: AttemptEvent) -> None:
         self._runs.heard(run_key(event), over=event.attempt)
@@ -164,6 +169,14 @@ class Player:
         data = await self._store.get(dataset_key(request.spec, request.chunk))
         examples = msgspec.msgpack.decode(data, type=list[Example])[: request.rows]
         return await asyncio.to_thread(self._measure, examples, request.spec)
+
+    async def _prefetch(self, event: StepFinished | StepDiverged) -> None:
+        """What fails here fails again, and is dealt with, when a group is played."""
+        try:
+            if adapter := await self._adapters.fetch(event.policy):
+                self._engine.expect(adapter)
+        except (FlashError, OSError) as error:
+            log.warning("adapter.missed", run_id=event.run_id, policy_version=event.policy.version, reason=str(error))
 
     async def _played(self, event: GroupRequested, spec: RunSpec, policy: PolicyRef) -> PlayedGroup:
         """The group in turns, where its example is an episode; else with one answer each, not yet scored."""

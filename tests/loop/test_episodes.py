@@ -24,7 +24,7 @@ from flash.models import folder
 from flash.models.lengths import measured
 from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
-from services.rollout.engines import OnText, Sample, SampleRequest
+from services.rollout.engines import Adapter, OnText, Sample, SampleRequest
 from services.rollout.prompts import follow, render
 from services.rollout.service import Player
 from services.rollout.settings import Settings as RolloutSettings
@@ -166,6 +166,8 @@ class Guesser:
         return [Sample([*ids, self._end], [-1.0] * (len(ids) + 1), text, "stop")]
 
     async def start(self) -> None: ...
+
+    def expect(self, adapter: Adapter) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -12,7 +12,7 @@ from flash.contracts.spec import RunSpec, SamplingSpec, TrainSpec
 from flash.contracts.steps import StepFinished
 from flash.models import folder
 from flash.models.rendering import load_tokenizer
-from services.rollout.engines import Engine, OnText, Sample, SampleRequest
+from services.rollout.engines import Adapter, Engine, OnText, Sample, SampleRequest
 from tests.tiny_runs import published, trained
 
 TOOLED = Path(__file__).parent / "tooled"
@@ -43,6 +43,9 @@ class Caller:
             return await self._engine.sample(request, on_text)
         ids = self._tokenizer(TURNS[said] + END)["input_ids"]
         return [Sample(ids, self._logprobs(list(request.prompt_ids), ids), TURNS[said], "stop")] * len(request.seeds)
+
+    def expect(self, adapter: Adapter) -> None:
+        self._engine.expect(adapter)
 
     async def start(self) -> None:
         await self._engine.start()

@@ -21,7 +21,7 @@ from flash.contracts.spec import EnvironmentSpec, RunSpec, SamplingSpec
 from flash.contracts.values import Example, Message, PolicyRef
 from flash.store.memory import MemoryStore
 from services.rollout.adapters import Adapters
-from services.rollout.engines import OnText, Sample, SampleRequest
+from services.rollout.engines import Adapter, OnText, Sample, SampleRequest
 from services.rollout.prompts import Prompt
 from services.rollout.service import Player
 from services.rollout.settings import Settings
@@ -42,6 +42,7 @@ class FakeEngine:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Nobody is answered before it is open; it is open unless a test closes it."""
     fails: Callable[[], Exception] | None = None
+    expected: asyncio.Queue[Adapter] = field(default_factory=asyncio.Queue)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -66,6 +67,9 @@ class FakeEngine:
                 asyncio.get_running_loop().call_soon(on_text, index, letter)  # type: ignore[arg-type]
         await asyncio.sleep(0)
         return samples
+
+    def expect(self, adapter: Adapter) -> None:
+        self.expected.put_nowait(adapter)
 
     async def close(self) -> None: ...
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,19 @@ from services.rollout.adapters import Adapters
 ADAPTER_BYTES = len(b"{}") + len(b"weights r1 1")
 
 
+HOLDS_FOREVER = """
+import fcntl, os, pathlib, sys, time
+locks = pathlib.Path(sys.argv[1], "locks")
+locks.mkdir()
+lock = open(locks / sys.argv[2][:2], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
 class CountingStore:
-    """Passes on to a store, and counts."""
+    """Passes on to a store, slowly, and counts."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -25,6 +37,7 @@ class CountingStore:
 
     async def get_file(self, key: str, path: Path) -> Any:
         self.fetched += 1
+        await asyncio.sleep(0.02)
         return await self._store.get_file(key, path)
 
 
@@ -40,6 +53,34 @@ async def test_an_adapter_is_fetched_once_by_all_who_want_it(world: Any, tmp_pat
     assert store.fetched == 2  # config and weights
 
 
+async def test_processes_of_one_machine_that_want_it_at_once_fetch_it_once(world: Any, tmp_path: Path) -> None:
+    store = CountingStore(world.store)
+    policy, other = await world.adapter(1), await world.adapter(2)
+    processes = [Adapters(store, tmp_path, 1 << 20) for _ in range(4)]  # type: ignore[arg-type]
+
+    found = await asyncio.gather(*(each.fetch(which) for each in processes for which in (policy, other)))
+
+    assert {adapter.folder for adapter in found if adapter} == {tmp_path / policy.digest, tmp_path / other.digest}
+    assert store.fetched == 2 * 2
+
+
+async def test_who_dies_while_fetching_leaves_it_to_the_others(world: Any, tmp_path: Path) -> None:
+    policy = await world.adapter(1)
+    dying = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDS_FOREVER, tmp_path, policy.digest, stdout=asyncio.subprocess.PIPE
+    )
+    assert dying.stdout
+    await dying.stdout.readline()
+    fetching = asyncio.create_task(Adapters(world.store, tmp_path, 1 << 20).fetch(policy))
+    await asyncio.sleep(0.1)
+    assert not fetching.done()
+
+    dying.kill()
+    async with asyncio.timeout(5):
+        assert await fetching
+    await dying.wait()
+
+
 async def test_the_base_model_needs_no_adapter(world: Any, tmp_path: Path) -> None:
     assert await Adapters(world.store, tmp_path, 0).fetch(PolicyRef()) is None
 
@@ -50,7 +91,7 @@ async def test_weights_that_are_not_what_was_told_are_refused_and_leave_nothing(
 
     with pytest.raises(Damaged, match=policy.digest):
         await Adapters(world.store, tmp_path, 1 << 20).fetch(policy)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["locks"]
 
 
 async def test_a_damaged_copy_on_disk_is_fetched_again(world: Any, tmp_path: Path) -> None:
@@ -75,7 +116,7 @@ async def test_the_longest_unused_adapters_make_room(world: Any, tmp_path: Path)
 
     await adapters.fetch(policies[2])
 
-    assert set(os.listdir(tmp_path)) == {policies[0].digest, policies[2].digest}
+    assert set(os.listdir(tmp_path)) == {policies[0].digest, policies[2].digest, "locks"}
     assert await adapters.fetch(policies[1])
 
 

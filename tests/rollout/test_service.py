@@ -18,7 +18,7 @@ from flash.contracts.spec import TrainSpec
 from flash.contracts.steps import StepDiverged, StepFinished
 from flash.contracts.values import Example, PolicyRef
 from flash.errors import Refused
-from services.rollout.engines import GenerationFailed
+from services.rollout.engines import Adapter, GenerationFailed
 from services.rollout.seeds import rollout_seed
 
 TRAIN = TrainSpec(lora_rank=8, lora_alpha=16, learning_rate=1e-4, batch_size=4, max_length=5, save_every=5)
@@ -133,6 +133,56 @@ async def test_a_new_policy_is_heard_by_every_replica(world: Any, requested: Req
     await heard.handler(finished(policy))
     [generated] = await world.player.on_group_requested(requested(step=2))
     assert generated.policy == policy
+
+
+async def test_the_adapter_of_a_new_policy_is_here_before_the_first_group_asks_for_it(
+    world: Any, requested: Requested
+) -> None:
+    await world.run()
+    await world.player.on_group_requested(requested(step=1))
+    new, of_another_run = await world.adapter(1), await world.adapter(1, run_id="r2")
+
+    await world.player.on_policy(finished(of_another_run, run_id="r2"))
+    await world.player.on_policy(finished(new))
+
+    async with asyncio.timeout(5):
+        adapter = await world.engine.expected.get()
+    assert adapter == Adapter(new.digest, world.folder / new.digest)
+    assert adapter.folder.is_dir()
+    assert not (world.folder / of_another_run.digest).exists()
+
+
+async def test_a_policy_that_cannot_be_fetched_ahead_troubles_nobody(world: Any, requested: Requested) -> None:
+    await world.run()
+    await world.bus.listen(*world.player.subscriptions())
+    await world.player.on_group_requested(requested(step=1))
+
+    await world.player.on_policy(finished(PolicyRef(version=1, key="runs/r1/adapters/gone", digest="a" * 64)))
+    await world.player.on_policy(finished(await world.adapter(2)))
+    await world.engine.expected.get()
+    await world.bus.publish(requested(step=3))
+
+    [generated] = await world.told(GENERATED)
+    assert generated.policy.version == 2
+
+
+async def test_a_group_ends_with_the_policy_it_began_with_and_says_so(world: Any, requested: Requested) -> None:
+    await world.run()
+    await world.bus.listen(*world.player.subscriptions())
+    old, new = await world.adapter(1), await world.adapter(2)
+    await world.player.on_policy(finished(old))
+    world.engine.gate.clear()
+    await world.bus.publish(requested(step=3, group=0))
+    await world.engine.asking.acquire()
+
+    await world.player.on_policy(finished(new))
+    await world.bus.publish(requested(step=3, group=1))
+    await world.engine.asking.acquire()
+    world.engine.gate.set()
+
+    began, later = sorted(await world.told(GENERATED, 2), key=lambda generated: generated.group)
+    assert (began.policy, later.policy) == (old, new)
+    assert [asked.adapter.digest for asked in world.engine.asked] == [old.digest, new.digest]
 
 
 async def test_a_group_that_was_played_is_not_played_again(world: Any, requested: Requested) -> None:

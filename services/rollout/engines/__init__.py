@@ -73,6 +73,11 @@ class Engine(Protocol):
         for a prompt that is empty or leaves no room in the context.
         """
 
+    def expect(self, adapter: Adapter) -> None:
+        """Somebody will sample with it soon, and whoever can has it in memory by then. What is wrong with it is told
+        when it is sampled.
+        """
+
     async def close(self) -> None:
         """Give the model's memory back; samples still being drawn fail."""
 

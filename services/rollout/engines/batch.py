@@ -63,6 +63,9 @@ class Batch:
         job.number = next(self._numbers)
         self._waiting.extend(job.rows())
 
+    def load(self, adapter: Adapter) -> None:
+        self._adapters.get(adapter)
+
     def step(self) -> None:
         """One token for every row that has a place; rows that have just come in get one more."""
         self._drop_cancelled()

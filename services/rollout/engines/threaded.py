@@ -6,11 +6,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 
-from services.rollout.engines import OnText, Sample, SampleRequest
+from services.rollout.engines import Adapter, OnText, Sample, SampleRequest
 from services.rollout.engines.rows import Job
 
 
@@ -22,6 +23,9 @@ class Drawing(Protocol):
     @property
     def jobs(self) -> Collection[Job]: ...
     def add(self, job: Job) -> None: ...
+    def load(self, adapter: Adapter) -> None:
+        """Read the adapter into memory."""
+
     def step(self) -> None:
         """Draw on. Jobs that are done are told, those that were cancelled leave."""
 
@@ -36,6 +40,7 @@ class ThreadedEngine(ABC):
         self._threads = threads
         self._context = 0
         self._inbox: deque[Job] = deque()
+        self._expected: deque[Adapter] = deque()
         self._work = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -90,6 +95,11 @@ class ThreadedEngine(ABC):
             job.cancelled = True
             raise
 
+    def expect(self, adapter: Adapter) -> None:
+        with self._work:
+            self._expected.append(adapter)
+            self._work.notify()
+
     async def close(self) -> None:
         await asyncio.to_thread(self._stop)
 
@@ -111,6 +121,11 @@ class ThreadedEngine(ABC):
         ready(None)
         with torch.inference_mode():
             while self._take_in(drawing):
+                while self._expected:
+                    with suppress(Exception):  # whoever samples with it hears what is wrong
+                        drawing.load(self._expected.popleft())
+                if drawing.is_idle:
+                    continue
                 try:
                     drawing.step()
                 except Exception as error:  # whatever torch raises: who asked must hear of it, and others go on
@@ -120,7 +135,7 @@ class ThreadedEngine(ABC):
     def _take_in(self, drawing: Drawing) -> bool:
         """Waits for work if there is none. False when it is time to stop."""
         with self._work:
-            while drawing.is_idle and not self._inbox and not self._closing:
+            while drawing.is_idle and not (self._inbox or self._expected or self._closing):
                 self._work.wait()
             while self._inbox:
                 drawing.add(self._inbox.popleft())

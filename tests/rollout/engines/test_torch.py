@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -229,6 +230,22 @@ async def test_a_bad_adapter_fails_its_own_request_only(model: Any, ask: Ask) ->
     assert "cannot be read" in answers[2]
     assert "not finite" in answers[3]
     assert model.gap(ask("then"), await engine.sample(ask("then"))) < TOLERANCE
+
+
+async def test_an_adapter_that_was_expected_is_in_memory_before_it_is_sampled(model: Any, ask: Ask) -> None:
+    engine = await model.engine()
+    adapter, bad = model.adapter(1), Adapter("b" * 64, model.folder / "nowhere")
+    [before] = await engine.sample(ask(seeds=1, adapter=adapter))
+
+    fresh = await model.engine()
+    fresh.expect(bad)
+    fresh.expect(adapter)
+    await fresh.sample(ask())  # by then the thread has seen to what it was told before
+    shutil.rmtree(adapter.folder)
+
+    assert await fresh.sample(ask(seeds=1, adapter=adapter)) == [before]
+    with pytest.raises(OSError, match="nowhere"):
+        await fresh.sample(ask(adapter=bad))
 
 
 async def test_a_prompt_without_room_is_refused(model: Any, ask: Ask) -> None:
