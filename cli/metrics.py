@@ -5,9 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 COLUMNS: Mapping[str, Sequence[str]] = {
-    "grpo": ("reward", "reward_std", "grad_norm", "kl", "entropy", "frac_zero_std", "comp_len", "trunc", "lag"),
+    "grpo": (
+        "reward", "reward_std", "grad_norm", "kl", "entropy", "frac_zero_std", "comp_len", "trunc", "lag", "pickup_s",
+    ),
     "sft": ("epoch", "loss", "grad_norm", "learning_rate", "tokens"),
-}
+}  # fmt: skip
 """What a metric row shows, after `step`."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"

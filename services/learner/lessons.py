@@ -59,6 +59,7 @@ class GroupLessons:
 
     async def of_step(self, step: int) -> Lesson:
         groups = await self._groups.of_step(step)
+        pickup_s = await self._groups.pickup_s()
         train, sampling = self._train, self._sampling
         batch = group_batch(groups, masks_truncated=not sampling.stop_sequences)
         loss = DrGrpo(
@@ -71,7 +72,7 @@ class GroupLessons:
             trees=batch.trees,
             loss=loss,
             learning_rate=train.learning_rate,
-            metrics=metrics.of_groups(groups, batch, step),
+            metrics=metrics.of_groups(groups, batch, step) | ({} if pickup_s is None else {"pickup_s": pickup_s}),
             groups=batch.groups,
             rollouts=batch.rollouts,
             faults=batch.faults,

@@ -7,9 +7,16 @@ from cli.output import ago
 
 
 def test_a_metric_row_has_a_fixed_order_and_leaves_out_what_was_not_told() -> None:
-    metrics = {"lag": 1.0, "reward": 0.53125, "kl": 0.00012345, "frac_zero_std": 0.0, "something": 3.0}
+    metrics = {
+        "lag": 1.0,
+        "reward": 0.53125,
+        "kl": 0.00012345,
+        "frac_zero_std": 0.0,
+        "something": 3.0,
+        "pickup_s": 0.41,
+    }
 
-    assert row("grpo", 3, metrics) == "step=3 reward=0.5312 kl=0.0001234 frac_zero_std=0 lag=1"
+    assert row("grpo", 3, metrics) == "step=3 reward=0.5312 kl=0.0001234 frac_zero_std=0 lag=1 pickup_s=0.41"
 
 
 def test_an_sft_row_shows_the_loss() -> None:

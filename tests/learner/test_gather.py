@@ -5,7 +5,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from flash.bus.memory import MemoryBus
+from flash.bus.memory import HandMovedClock, MemoryBus, MemoryStream
+from flash.contracts.groups import GroupGenerated, GroupScored
+from flash.contracts.steps import StepFinished
+from flash.contracts.values import PolicyRef
 from services.learner.gather import Groups
 
 
@@ -47,4 +50,46 @@ async def test_groups_of_other_runs_scopes_and_steps_behind_are_not_heard(make: 
 
     (group,) = await groups.of_step(2)
     assert (group.run_id, group.scope, group.verdicts[0].reward) == ("run", "train", 0.5)
+    await groups.close()
+
+
+def finished(version: int) -> StepFinished:
+    return StepFinished(org="local", run_id="run", attempt=1, step=version, policy=PolicyRef(version=version))
+
+
+def generated(group: GroupScored) -> GroupGenerated:
+    named = ("org", "run_id", "scope", "step", "group", "example", "policy", "prompt_ids", "rollouts")
+    return GroupGenerated(**{name: getattr(group, name) for name in named})
+
+
+async def test_a_policy_is_picked_up_when_the_first_group_that_it_played_is_generated(make: Any) -> None:
+    clock = HandMovedClock()
+    bus = MemoryBus(stream=MemoryStream(clock=clock))
+    first, second = make.scored(0, step=2, version=1), make.scored(1, step=2, version=1)
+    await bus.publish(finished(1))
+    clock.advance(0.25)
+    await bus.publish(generated(first))
+    clock.advance(1.0)
+    await bus.publish(generated(second), first, second)
+    groups = groups_of(bus, per_step=2)
+    await bus.publish(*(make.scored(index, step=1, version=0) for index in range(2)))
+
+    await groups.of_step(1)  # the other groups came early
+
+    assert await groups.pickup_s() == 0.25
+    assert await groups.pickup_s() is None
+    await groups.of_step(2)
+    assert await groups.pickup_s() is None  # it was told
+    await groups.close()
+
+
+async def test_how_soon_a_policy_was_picked_up_is_not_told_of_one_from_before_the_reading(make: Any) -> None:
+    bus = MemoryBus()
+    played = make.scored(0, step=2, version=1)
+    await bus.publish(finished(1), generated(played), played)
+    groups = groups_of(bus, done=1, per_step=1)
+
+    await groups.of_step(2)
+
+    assert await groups.pickup_s() is None
     await groups.close()

@@ -76,5 +76,6 @@ async def test_sampler_and_learner_agree_on_every_token_of_a_strictly_on_policy_
 
     assert all(group.policy.version == group.step - 1 for group in groups)
     assert all(step.metrics["lag"] == 0.0 for step in steps[1:])
+    assert all(0 < step.metrics["pickup_s"] < 60 for step in steps[2:])
     for step in steps[1:]:
         assert step.metrics["logprob_gap_max"] < 1e-4
