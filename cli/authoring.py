@@ -12,6 +12,7 @@ from typing import Any
 from cli import output
 from cli.environments import full_id
 from flash.artifacts import ENTRY, Packed, pack, unpack
+from flash.artifacts.copies import holding
 from flash.config.checking import not_carried
 from flash.config.keys import RunConfig
 from flash.config.overlay import merged, parsed
@@ -90,7 +91,9 @@ async def package(reference: str, options: Namespace) -> AsyncIterator[Package]:
     """
     place = _here(reference)
     if place is None:
-        yield await published(reference, options)
+        found = await published(reference, options)
+        with holding(found.folder):
+            yield found
         return
     limits = ArchiveSettings.from_env().archive_limits  # those of its hub are for it to say when it is pushed
     packed = await asyncio.to_thread(pack, place, limits)

@@ -17,7 +17,7 @@ class Row:
 
 EVENTS: tuple[Row, ...] = (
     Row(environments.EnvironmentPublished, ("hub",), ()),
-    Row(environments.EnvironmentWithdrawn, ("hub",), ()),
+    Row(environments.EnvironmentWithdrawn, ("hub",), ("scorer",)),
     Row(runs.RunSubmitted, ("scheduler",), ("hub", "recorder", "scheduler")),
     Row(runs.RunPlanned, ("scheduler",), ("recorder", "scheduler")),
     Row(runs.RunStarted, ("scheduler",), ("learner", "recorder", "scheduler")),

@@ -1,8 +1,10 @@
 """Loaded environments, kept warm: one host for each version and each way to load it, the longest idle gone first."""
 
 import asyncio
+import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from flash.artifacts import unpack
+from flash.artifacts import copies, unpack
 from flash.contracts.environments import DEFAULT_LIMITS, ArchiveLimits
 from flash.host import Host, HostSpec, Limits, RequirementSets
 from flash.store import Store
@@ -23,6 +25,7 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class _Kept:
+    digest: str
     started: asyncio.Task[Host]
     users: int = 0
     used_at: float = 0.0
@@ -37,20 +40,40 @@ _WEIGHED_S = 10.0
 
 
 class Archives:
-    """Environments unpacked on this machine, each once."""
+    """Environments unpacked on this machine, each once; the scorers and commands of a home share them."""
 
     def __init__(self, store: Store, folder: Path, limits: ArchiveLimits = DEFAULT_LIMITS) -> None:
         self._store, self._folder, self._limits = store, folder, limits
+        self._held: dict[str, int] = {}
+        """Descriptors of those that we work in, by digest."""
 
     async def folder(self, key: str, digest: str) -> Path:
-        """Raises Damaged for an archive with another digest, and EnvironmentFault for one that must not be unpacked."""
+        """It stays until `release`.
+
+        Raises Damaged for an archive with another digest, and EnvironmentFault for one that must not be unpacked.
+        """
         folder = self._folder / digest
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(prefix="flash-archive-") as scratch:
-                archive = Path(scratch) / "archive"
-                await self._store.get_file(key, archive)
-                await asyncio.to_thread(self._unpack, archive, folder, digest)
+        while digest not in self._held:
+            if (held := copies.hold(folder)) is None:
+                await self._fetch(key, folder, digest)
+            else:
+                self._held[digest] = held
         return folder
+
+    def release(self, digest: str) -> None:
+        """Nobody of this process works in it any more."""
+        if (held := self._held.pop(digest, None)) is not None:
+            os.close(held)
+
+    async def remove(self, digest: str) -> None:
+        """After `release`. Where another process works in it, it stays."""
+        await asyncio.to_thread(copies.remove, self._folder / digest)
+
+    async def _fetch(self, key: str, folder: Path, digest: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="flash-archive-") as scratch:
+            archive = Path(scratch) / "archive"
+            await self._store.get_file(key, archive)
+            await asyncio.to_thread(self._unpack, archive, folder, digest)
 
     def _unpack(self, archive: Path, folder: Path, digest: str) -> None:
         with archive.open("rb") as file:
@@ -75,6 +98,10 @@ class Hosts:
         self._archives, self._sets, self._limits, self._load_timeout_s = archives, sets, limits, load_timeout_s
         self._max_hosts, self._max_bytes, self._idle_s, self._now = max_hosts, max_bytes, idle_s, now
         self._kept: dict[bytes, _Kept] = {}
+        self._alone = Counter[str]()
+        """Digests of hosts that are somebody's own."""
+        self._withdrawn: set[str] = set()
+        """Digests whose unpacked copy goes once nobody works in it."""
 
     @asynccontextmanager
     async def of(
@@ -93,9 +120,8 @@ class Hosts:
         )
         kept = self._kept.get(which)
         if kept is None:
-            kept = self._kept[which] = _Kept(
-                asyncio.create_task(self.start(key, digest, params, pip, network, worker_env, secrets))
-            )
+            started = asyncio.create_task(self._start(key, digest, params, pip, network, worker_env, secrets))
+            kept = self._kept[which] = _Kept(digest, started)
         kept.users += 1
         try:
             await self._evict()
@@ -107,8 +133,45 @@ class Hosts:
             failed = kept.started.done() and (kept.started.cancelled() or kept.started.exception())
             if failed and self._kept.get(which) is kept:
                 del self._kept[which]
+                await self._let_go(digest)
 
-    async def start(
+    @asynccontextmanager
+    async def alone(self, key: str, digest: str, params: Mapping[str, Any], **more: Any) -> AsyncIterator[Host]:
+        """A host of one's own, loaded as `of` does. Raises InstallFailed where the requirements are why."""
+        self._alone[digest] += 1
+        try:
+            host = await self._start(key, digest, params, **more)
+            try:
+                yield host
+            finally:
+                await host.close()
+        finally:
+            self._alone[digest] -= 1
+            await self._let_go(digest)
+
+    async def forget(self, digest: str) -> None:
+        """A version with this content was withdrawn: its idle hosts are closed, and its unpacked copy goes.
+
+        Where the same content is still used, under another name, it goes with the last who works in it.
+        """
+        self._withdrawn.add(digest)
+        for which, kept in list(self._kept.items()):
+            if kept.digest == digest and not kept.users:
+                await self._drop(which)
+        await self._let_go(digest)
+
+    async def _let_go(self, digest: str) -> None:
+        """The unpacked copy, where nobody of us works in it."""
+        if self._alone[digest] or any(kept.digest == digest for kept in self._kept.values()):
+            return
+        del self._alone[digest]
+        self._archives.release(digest)
+        if digest in self._withdrawn:
+            self._withdrawn.discard(digest)
+            await self._archives.remove(digest)
+            log.info("environment.forgotten", digest=digest[:12])
+
+    async def _start(
         self,
         key: str,
         digest: str,
@@ -118,7 +181,6 @@ class Hosts:
         worker_env: Mapping[str, str] = MappingProxyType({}),
         secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> Host:
-        """A host of one's own, to be closed by whoever asked. Raises InstallFailed where the requirements are why."""
         folder = await self._archives.folder(key, digest)
         requirements = await self._sets.folder(pip)
         spec = HostSpec(
@@ -180,8 +242,10 @@ class Hosts:
         try:
             host = await kept.started
         except (Exception, asyncio.CancelledError):
-            return  # it never was
-        await host.close()
+            pass  # it never was
+        else:
+            await host.close()
+        await self._let_go(kept.digest)
 
 
 def _weights(hosts: Sequence[Host]) -> list[int]:

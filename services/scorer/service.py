@@ -13,6 +13,7 @@ import structlog
 from flash import chaos
 from flash.bus import Bus, Shared
 from flash.contracts.base import Event, Request
+from flash.contracts.environments import EnvironmentWithdrawn
 from flash.contracts.groups import GroupGenerated, GroupScored
 from flash.contracts.hosting import (
     CheckReport,
@@ -139,7 +140,9 @@ class Scorer:
 
     async def keep_tidy(self) -> None:
         """Run beside the service."""
-        await self._hosts.keep_tidy()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._hosts.keep_tidy())
+            group.create_task(self._forget_withdrawn())
 
     async def close(self) -> None:
         await self._holder.close()
@@ -204,14 +207,15 @@ class Scorer:
         try:
             purpose = of_archive(request.digest)
             secrets = self._keys.open(request.sealed, purpose) if request.sealed else {}
-            host = await self._hosts.start(
+            async with self._hosts.alone(
                 request.key,
                 request.digest,
                 request.params,
-                request.pip,
+                pip=request.pip,
                 worker_env=request.worker_env,
                 secrets=secrets,
-            )
+            ) as host:
+                return await self._checked(host)
         except InstallFailed as failed:
             return CheckReport(notes=[f"not validated: {failed.brief}"])
         except LoadFailed as failed:
@@ -222,10 +226,12 @@ class Scorer:
             return CheckReport(fault=failed.fault)
         except EnvironmentFault as error:
             return CheckReport(fault=Fault(kind="load-failed", message=str(error)))
-        try:
-            return await self._checked(host)
-        finally:
-            await host.close()
+
+    async def _forget_withdrawn(self) -> None:
+        """From the first that ever was: one may have been withdrawn while no scorer was up."""
+        async for told in self._bus.replay(EnvironmentWithdrawn.pattern()):
+            assert isinstance(told.event, EnvironmentWithdrawn)
+            await self._hosts.forget(told.event.digest)
 
     async def _checked(self, host: Host) -> CheckReport:
         rows: dict[str, int] = {}

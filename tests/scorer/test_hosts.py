@@ -41,7 +41,8 @@ class World:
         (folder / "environment.py").write_text(CODE)
         self.packed = pack(folder / "environment.py")
         self.store, self.clock = MemoryStore(), Clock()
-        self.archives = Archives(self.store, folder / "cache")
+        self.cache = folder / "cache"
+        self.archives = Archives(self.store, self.cache)
         self.hosts = Hosts(
             self.archives,
             RequirementSets(folder / "sets"),
@@ -118,6 +119,29 @@ async def test_an_archive_is_fetched_once_and_only_as_it_was_published(world: Wo
     await world.store.delete("key")
 
     assert await world.archives.folder("key", world.packed.digest) == folder
+
+
+async def test_what_was_withdrawn_leaves_no_copy_behind(world: World) -> None:
+    host = await world.use()
+
+    await world.hosts.forget(world.packed.digest)
+
+    assert host._link.lost_because == "closed"
+    assert list(world.cache.iterdir()) == []
+    assert await world.use() is not host  # the same content, under another name
+
+
+async def test_what_was_withdrawn_and_is_in_use_under_another_name_goes_when_it_is_not(world: World) -> None:
+    other = Archives(world.store, world.cache)  # another scorer of this home
+    async with world.hosts.of("key", world.packed.digest, {"level": 1}) as held:
+        await world.hosts.forget(world.packed.digest)
+
+        assert not held._link.lost_because
+        await other.remove(world.packed.digest)
+        assert (world.cache / world.packed.digest).is_dir()
+    await world.hosts.close()
+
+    assert list(world.cache.iterdir()) == []
 
 
 async def test_runs_share_a_host_only_with_the_same_requirements(world: World, index: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.contracts.base import Event
+from flash.contracts.environments import EnvironmentWithdrawn
 from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupScored
 from flash.contracts.hosting import CheckReport, EnvironmentCheck
 from flash.contracts.keys import dataset_key, spec_key
@@ -467,3 +468,24 @@ async def test_a_malformed_row_is_named_before_anything_is_queued(world: World) 
 
     assert looked.rows == 0
     assert "line 17" in looked.fault.message
+
+
+async def test_a_withdrawn_version_leaves_the_cache_also_if_no_scorer_was_up_then(world: World) -> None:
+    spec = await world.spec()
+    report = await world.bus.ask(EnvironmentCheck(key=spec.environment.key, digest=spec.environment.digest), 20.0)
+    copy = world.folder / "home/cache/environments" / spec.environment.digest
+    assert report.fault is None
+    assert copy.is_dir()
+    version = spec.environment.version
+    await world.bus.publish(
+        EnvironmentWithdrawn(
+            org="local", slug="exact", environment="exact", version=version, digest=spec.environment.digest
+        )
+    )
+
+    tidying = asyncio.create_task(world.scorer.keep_tidy())
+    async with asyncio.timeout(10):
+        while copy.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    tidying.cancel()
