@@ -13,6 +13,7 @@ from flash.contracts.hosting import CheckReport, EnvironmentCheck
 from flash.contracts.requests import EnvironmentPublish, EnvironmentResolve, EnvironmentUpload, EnvironmentVersion
 from flash.contracts.runs import RunSubmitted
 from flash.contracts.spec import EnvironmentSpec, RunSpec
+from flash.errors import NotFound
 
 ARCHIVE = bytes(range(256)) * 16
 
@@ -50,6 +51,18 @@ async def scorer(bus: MemoryBus, report: CheckReport | None = None) -> FakeScore
     fake = FakeScorer(bus) if report is None else FakeScorer(bus, report)
     await bus.answer("scorer", {EnvironmentCheck: fake.on_check})
     return fake
+
+
+async def hub_of(bus: MemoryBus, *withdrawn: str) -> None:
+    """A hub that has whatever is asked for, but for these versions."""
+
+    async def on_resolve(request: EnvironmentResolve) -> EnvironmentVersion:
+        id, _, version = request.reference.partition("@")
+        if version in withdrawn:
+            raise NotFound(f"{request.reference} was withdrawn")
+        return EnvironmentVersion(id=id, version=version, digest="d", key="k", packed_bytes=1, published_at=1.0)
+
+    await bus.answer("hub", {EnvironmentResolve: on_resolve})
 
 
 async def upload(bus: MemoryBus, archive: bytes = ARCHIVE, parts: int = 2, name: str = "sums") -> str:

@@ -17,7 +17,16 @@ from flash.bus import Bus, Told
 from flash.contracts.base import Event, Request, RunEvent, Scope
 from flash.contracts.groups import GroupRequested, GroupScored
 from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
-from flash.contracts.requests import RunCancel, RunGet, RunList, RunListing, RunResume, RunState, RunSubmit
+from flash.contracts.requests import (
+    EnvironmentResolve,
+    RunCancel,
+    RunGet,
+    RunList,
+    RunListing,
+    RunResume,
+    RunState,
+    RunSubmit,
+)
 from flash.contracts.runs import (
     DatasetFailed,
     DatasetPrepared,
@@ -59,6 +68,8 @@ HEARD: tuple[str, ...] = (
 )  # fmt: skip
 READY_S = 8.0
 """How long somebody who asks waits for a scheduler that has not read everything yet."""
+HUB_S = 5.0
+"""How long the hub may take to say whether a version can still be used."""
 MOST_LISTED = 500
 
 log = structlog.get_logger()
@@ -141,10 +152,12 @@ class Scheduler:
         for service, sealed in request.sealed.items():
             with suppress(AlreadyThere):
                 await self._store.put(sealed_key(spec.run_id, service), sealed, if_absent=True)
-        if known := self._runs.get(spec.run_id):
+        known = self._runs.get(spec.run_id)
+        if known and known.ending:
             return self._described(known)
         event = RunSubmitted(org=spec.org, run_id=spec.run_id, spec=spec, submitted_at=self._now())
         await self._bus.publish(event)
+        await self._fail_if_withdrawn(spec, attempt=1)
         return self._described(self._runs.get(spec.run_id) or submitted(event))
 
     async def on_run_cancel(self, request: RunCancel) -> RunState:
@@ -168,6 +181,7 @@ class Scheduler:
             )
         event = RunResumed(org=request.org, run_id=request.run_id, attempt=run.attempt + 1, resumed_at=self._now())
         await self._bus.publish(event)
+        await self._fail_if_withdrawn(run.spec, attempt=event.attempt)
         return self._described(after(event, run, at=event.resumed_at))
 
     async def on_run_get(self, request: RunGet) -> RunState:
@@ -180,6 +194,18 @@ class Scheduler:
         found.sort(key=lambda run: -run.submitted_at)
         page = found[max(0, request.offset) :][: max(0, min(request.limit, MOST_LISTED))]
         return RunListing(runs=[self._described(run) for run in page], total=len(found))
+
+    async def _fail_if_withdrawn(self, spec: RunSpec, attempt: int) -> None:
+        """A version that was withdrawn since it was pinned cannot be had any more: the attempt ends at once.
+
+        Asked once the run is told: the hub marks a version, and only then looks whether a run uses it, so one of the
+        two sees the other.
+        """
+        environment = spec.environment
+        try:
+            await self._bus.ask(EnvironmentResolve(reference=f"{environment.id}@{environment.version}"), HUB_S)
+        except NotFound as error:
+            await self._bus.publish(RunFailed(org=spec.org, run_id=spec.run_id, attempt=attempt, reason=str(error)))
 
     async def _ready(self) -> None:
         try:

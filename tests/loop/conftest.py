@@ -39,6 +39,7 @@ from services.scheduler.service import Scheduler
 from services.scheduler.settings import Settings as SchedulerSettings
 from services.scorer.service import Scorer
 from services.scorer.settings import Settings as ScorerSettings
+from tests.hubs import hub_of
 
 SORTING = Path(__file__).parent / "sorting"
 
@@ -212,6 +213,7 @@ async def running_in_process(
         return sft_ids(tokenizer, example.messages, example.completion or [], thinking=thinking)
 
     learner = Learner(bus, bus.store, base, gold, LearnerSettings(home=home), "tiny")
+    await hub_of(bus)
     await bus.answer("scheduler", scheduler.answers())
     await bus.answer("scorer", scorer.answers(), replica=scorer.replica)
     for service in (scorer, player, learner):

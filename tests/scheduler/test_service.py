@@ -29,6 +29,7 @@ from flash.contracts.values import Example, PolicyRef
 from flash.errors import NotFound, Refused
 from services.scheduler.service import Scheduler
 from services.scheduler.settings import Settings
+from tests.hubs import hub_of
 
 E = TypeVar("E", bound=Event)
 
@@ -44,8 +45,14 @@ SPEC = RunSpec(
 
 @asynccontextmanager
 async def scheduling(
-    bus: MemoryBus, *, now: Callable[[], float] = time.time, free_bytes: int | None = None, **settings: Any
+    bus: MemoryBus,
+    *,
+    now: Callable[[], float] = time.time,
+    free_bytes: int | None = None,
+    withdrawn: str = "",
+    **settings: Any,
 ) -> AsyncIterator[Scheduler]:
+    await hub_of(bus, withdrawn)
     told = Settings(**{"look_s": 0.05, **settings})
     scheduler = Scheduler(bus, bus.store, told, now=now, free_bytes=lambda: free_bytes)
     await bus.answer("scheduler", scheduler.answers())
@@ -107,6 +114,22 @@ async def test_a_run_submitted_twice_is_one_run() -> None:
 
     assert [run.run_id for run in listing.runs] == ["r1"]
     assert len([told async for told in bus.history(RunSubmitted.pattern())]) == 1
+
+
+async def test_a_run_whose_version_was_withdrawn_while_it_was_submitted_or_resumed_ends_at_once() -> None:
+    bus = MemoryBus()
+    async with scheduling(bus, withdrawn="abc"):
+        await bus.ask(RunSubmit(spec=SPEC))
+        [failed] = await heard(bus, RunFailed)
+        await until(bus, "failed")
+        await bus.ask(RunResume(org="local", run_id="r1", attempt=2))
+        [_, again] = await heard(bus, RunFailed, 2)
+        await until(bus, "failed")
+        await bus.ask(RunSubmit(spec=SPEC))
+
+    assert failed == RunFailed(org="local", run_id="r1", attempt=1, reason="local/sort@abc was withdrawn")
+    assert again == msgspec.structs.replace(failed, attempt=2)
+    assert len([told async for told in bus.history(RunFailed.pattern())]) == 2
 
 
 async def test_a_scheduler_that_starts_anew_says_what_the_last_one_had_no_time_to_say() -> None:

@@ -23,6 +23,7 @@ from services.scheduler.service import Scheduler
 from services.scheduler.settings import Settings as SchedulerSettings
 from services.scorer.service import Scorer
 from services.scorer.settings import Settings
+from tests.hubs import hub_of
 
 CANARY = "sk-4711-canary"
 TELLING = """
@@ -95,6 +96,7 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path)
     await made.bus.answer("scorer", made.scorer.answers(), replica="scorer-1")
+    await hub_of(made.bus)
     await made.bus.answer("scheduler", made.scheduler.answers())
     watching = asyncio.create_task(made.scheduler.watch())
     yield made
