@@ -211,11 +211,9 @@ class Player:
         """The questions of one page of rows after another."""
         plan, about = self._plan, self._host.about
         together = about.scores_groups
-        for start in range(0, plan.examples, PAGE):
-            count = min(PAGE, plan.examples - start)
-            page = await self._host.rows(plan.split, start, count, plan.prompt_text)
+        async for page in self._host.first_rows(plan.split, plan.examples, PAGE, plan.prompt_text):
             found: list[tuple[_Group, int]] = []
-            for example in page.examples:
+            for example in page:
                 rollouts = plan.missing(example.index, whole=together)
                 group = _Group(example, len(rollouts))
                 shared = together or about.multi_turn

@@ -1,6 +1,7 @@
 """A loaded environment, as the scorer and the command line use it."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fault: Fault | None = None
 
 
+_decode_examples = msgspec.msgpack.Decoder(list[Example]).decode
 _decode_row = msgspec.msgpack.Decoder(tuple[int, _Row]).decode
 _decode_verdict = msgspec.msgpack.Decoder(tuple[int, Verdict]).decode
 
@@ -116,6 +118,27 @@ class Host:
                     number += 1
                     is_last = page.examples[-1].index == page.total - 1
                     yield page
+
+    async def first_rows(
+        self, split: str, count: int, size: int, prompt_text: str
+    ) -> AsyncGenerator[list[Example], None]:
+        """The first so many rows of a split, `size` at a time, for whoever takes long over them. Raises LoadFailed.
+
+        What has to be read whole is read once, and what is wanted of it kept, packed, until it is taken.
+        """
+        kept: deque[bytes] = deque()
+        if count > size and not self.has_places_of(split):
+            async with aclosing(self.pages(split, 0, size, prompt_text)) as pages:
+                async for page in pages:
+                    kept.append(msgspec.msgpack.encode(page.examples))
+                    if len(kept) * size >= count:
+                        break
+        for start in range(0, count, size):
+            wanted = min(size, count - start)
+            if kept:
+                yield _decode_examples(kept.popleft())[:wanted]
+            else:
+                yield (await self.rows(split, start, wanted, prompt_text)).examples
 
     def has_places_of(self, split: str) -> bool:
         """It is a file of lines, and known where they begin: a page of it is read without the others."""

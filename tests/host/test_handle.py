@@ -487,6 +487,23 @@ async def test_a_page_costs_no_more_of_the_file_than_it_must(start: StartHost, n
     assert [example.index for page in every for example in page.examples] == list(range(2_500))
 
 
+@pytest.mark.parametrize(("name", "asked"), [("train.jsonl", 3), ("rows.csv", 1)])
+async def test_rows_that_are_taken_slowly_are_read_once_all_the_same(
+    start: StartHost, name: str, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = {"jsonl": "\n".join(f'{{"input": "q{n}"}}' for n in range(2_500)), "csv": "input\n" + "q\n" * 2_500}
+    host = await start(files={name: lines[name.rpartition(".")[2]]}, dataset_path=name)
+    told, calls = host._told, list[str]()
+    monkeypatch.setattr(host, "_told", lambda method, *args: calls.append(method) or told(method, *args))
+
+    pages = [page async for page in host.first_rows("train", 2_100, 1_024, "")]
+
+    assert [example.index for page in pages for example in page] == list(range(2_100))
+    assert [len(page) for page in pages] == [1_024, 1_024, 52]
+    assert calls == ["rows"] * asked
+    assert [len(page) async for page in host.first_rows("train", 3, 1_024, "")] == [3]
+
+
 async def test_a_bad_row_is_named(start: StartHost) -> None:
     host = await start(files={"dataset/train.jsonl": '{"input": "a"}\n{"prompt": "b"}'})
 
