@@ -13,7 +13,7 @@ from tests.records import recorded as recorded_rows
 
 @pytest.mark.slow
 async def test_a_run_is_found_again_in_its_record(stack: Any) -> None:
-    await stack.replace("recorder-1", "segment-stored:3", FLASH_SEGMENT_BYTES="20000")
+    await stack.replace("recorder-1", "segment-stored:3", FLASH_SEGMENT_BYTES="5000")
     await stack.train("r1")
     assert isinstance(await stack.outcome("r1"), RunCompleted)
     async with asyncio.timeout(60.0):

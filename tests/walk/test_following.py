@@ -18,9 +18,11 @@ WITHIN_S = 180
 
 
 def begun(terminal: Terminal, *words: str) -> "subprocess.Popen[str]":
+    """It hears Ctrl-C, as at a terminal: who runs these tests in the background may have had that ignored."""
     return subprocess.Popen(
         [str(Path(sys.executable).with_name("flash")), *words], cwd=terminal.folder, env=terminal.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
