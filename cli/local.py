@@ -50,7 +50,7 @@ async def ps(options: Namespace) -> None:
     from flash.contracts.access import may_operate
 
     async with stack(options) as bus:
-        replicas = sorted(await bus.replicas(), key=lambda replica: (replica.service, replica.id))
+        replicas = sorted(await bus.replicas(announced=True), key=lambda replica: (replica.service, replica.id))
         operates = may_operate(contexts.token(options))
         pools = sorted(await bus.pools(), key=lambda pool: pool.name) if operates else []
     if output.wants_json(options):
@@ -62,6 +62,7 @@ async def ps(options: Namespace) -> None:
                         "id": r.id,
                         "started_at": r.started_at,
                         "done": r.done,
+                        "ready": r.is_ready,
                         "metadata": dict(r.metadata),
                     }
                     for r in replicas
@@ -79,7 +80,7 @@ async def ps(options: Namespace) -> None:
                 r.metadata.get("replica", r.id),
                 output.ago(now - r.started_at),
                 r.metadata.get("pool", ""),
-                r.done,
+                r.done if r.is_ready else "warming",
             )
             for r in replicas
         ],

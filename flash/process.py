@@ -44,6 +44,10 @@ class Process:
     """Run this beside the service until it stops; if it raises, the process ends."""
     admit: Admit
 
+    async def announce(self, service: str, **metadata: str) -> None:
+        """Be seen by whoever looks who is there, until `answer`: what follows may take minutes."""
+        await self.bus.announce(service, replica=self.replica, **metadata)
+
     async def answer(
         self, service: str, answers: Mapping[type[Request], Callable[[Any], Any]], **metadata: str
     ) -> None:

@@ -97,6 +97,8 @@ class Replica:
     metadata: Mapping[str, str]
     done: int = 0
     """Facts of shared subscriptions that it has worked through: its share of the pool's work."""
+    is_ready: bool = True
+    """False: it has announced itself, and answers nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,9 @@ class Bus(Protocol):
     async def last(self, pattern: str) -> Told | None:
         """The newest fact on these subjects."""
 
+    async def announce(self, service: str, **metadata: str) -> None:
+        """Show that a replica of a service is on its way, until `answer`."""
+
     async def answer(
         self,
         service: str,
@@ -173,8 +178,8 @@ class Bus(Protocol):
     def stream(self, request: Request, timeout_s: float = 60.0) -> AsyncIterator[Any]:
         """The replies of a request that streams; `timeout_s` bounds the wait for each."""
 
-    async def replicas(self, wait_s: float = 0.3) -> list[Replica]:
-        """Who answers requests just now."""
+    async def replicas(self, wait_s: float = 0.3, *, announced: bool = False) -> list[Replica]:
+        """Who answers requests just now; with `announced` also who will."""
 
     async def pools(self) -> list[Pool]:
         """The shared subscriptions and what waits in them."""

@@ -27,6 +27,9 @@ log = Log()
 class Switchboard(Protocol):
     """How requests find a replica."""
 
+    async def announce(self, service: str, metadata: Mapping[str, str]) -> None:
+        """To be found, and to answer nothing; ends with `answer`."""
+
     async def answer(
         self,
         service: str,
@@ -41,7 +44,8 @@ class Switchboard(Protocol):
 
     def stream(self, request: Request, timeout_s: float) -> AsyncIterator[Any]: ...
 
-    async def replicas(self, wait_s: float) -> list[Replica]: ...
+    async def replicas(self, wait_s: float) -> list[Replica]:
+        """Those that are only announced too."""
 
     async def close(self, grace_s: float) -> None:
         """Take no more requests, and let those in hand finish for `grace_s`."""
@@ -116,6 +120,9 @@ class StreamBus:
         message = await self._stream.newest(pattern)
         return None if message is None else await self._told(message)
 
+    async def announce(self, service: str, **metadata: str) -> None:
+        await self._switchboard.announce(service, metadata)
+
     async def answer(
         self,
         service: str,
@@ -134,8 +141,9 @@ class StreamBus:
     def stream(self, request: Request, timeout_s: float = 60.0) -> AsyncIterator[Any]:
         return self._switchboard.stream(request, timeout_s)
 
-    async def replicas(self, wait_s: float = 0.3) -> list[Replica]:
-        return await self._switchboard.replicas(wait_s)
+    async def replicas(self, wait_s: float = 0.3, *, announced: bool = False) -> list[Replica]:
+        found = await self._switchboard.replicas(wait_s)
+        return [replica for replica in found if replica.is_ready or announced]
 
     async def pools(self) -> list[Pool]:
         return await self._stream.pools()

@@ -16,6 +16,7 @@ from services.learner.settings import Settings
 async def serve(part: process.Process, settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
     pool = pool_of(settings.model)
+    await part.announce("learner", pool=pool)
     place = folder(settings.model, settings.home)
     tokenizer = await asyncio.to_thread(load_tokenizer, place)
     base = await asyncio.to_thread(Base.load, place, settings.model, settings.device)

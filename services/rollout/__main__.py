@@ -9,13 +9,15 @@ from flash.models import folder, pool_of, serving
 from flash.models.lengths import measured
 from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
-from services.rollout.engines import SampleRequest
 from services.rollout.prompts import follow, render
+from services.rollout.readiness import prove
 from services.rollout.service import Player
 from services.rollout.settings import Settings
 
 
 async def serve(part: process.Process, settings: Settings) -> None:
+    pool = pool_of(settings.model)
+    await part.announce("rollout", pool=pool)
     from services.rollout.engines.torch import TorchEngine, load
 
     place = folder(settings.model, settings.home)
@@ -26,12 +28,9 @@ async def serve(part: process.Process, settings: Settings) -> None:
         max_rows=settings.max_rows,
         cache_bytes=settings.cache_bytes,
     )
-    await engine.start()
-    # Ready means that a real generation was made.
-    prompt = render(tokenizer, [{"role": "user", "content": "Hello"}], False)
-    await engine.sample(SampleRequest(prompt_ids=prompt.ids, seeds=(0,), temperature=1.0, max_tokens=4))
+    prompt = await asyncio.to_thread(render, tokenizer, [{"role": "user", "content": "Hello"}], False)
+    await prove(engine, prompt, settings.model)
 
-    pool = pool_of(settings.model)
     adapters = Adapters(part.store, settings.home / "cache" / "adapters", settings.adapter_cache_bytes)
     player = Player(
         part.bus,

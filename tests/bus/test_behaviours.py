@@ -694,6 +694,24 @@ async def test_an_error_of_ours_reaches_the_asker_as_it_was_raised_and_any_other
         await asker.ask(RunCancel(org="local", run_id="r2"))
 
 
+async def test_a_replica_that_is_on_its_way_is_seen_and_counts_once_it_answers(side: Any) -> None:
+    one, asker = await side.bus("scheduler:one"), await side.bus("cli:1")
+
+    async def cancel(request: RunCancel) -> RunState:
+        return STATE
+
+    await one.announce("scheduler", pool="tiny")
+    [coming] = await asker.replicas(wait_s=0.2, announced=True)
+    nobody = await asker.replicas(wait_s=0.2)
+    await one.answer("scheduler", {RunCancel: cancel}, pool="tiny")
+    [there] = await asker.replicas(wait_s=0.2, announced=True)
+
+    assert (coming.service, coming.id, coming.metadata["pool"], coming.is_ready) == ("scheduler", "one", "tiny", False)
+    assert nobody == []
+    assert (there.id, there.is_ready) == ("one", True)
+    assert await asker.replicas(wait_s=0.2) == [there]
+
+
 async def test_a_request_that_takes_too_long_is_given_up(side: Any) -> None:
     scheduler, asker = await side.bus("scheduler:one"), await side.bus("cli:1")
 

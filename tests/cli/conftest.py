@@ -62,6 +62,8 @@ class FakeStack:
     """What the hub last took for the time; it moves on as it is read."""
     computes: dict[str, str] = field(default_factory=dict)
     """What replicas of pools say of their device."""
+    warming: tuple[str, ...] = ()
+    """Pools of which a rollout is on its way."""
     records: dict[str, MemoryRecords] = field(default_factory=dict)
     store: MemoryStore = field(default_factory=MemoryStore)
     events: list[RecordedEvent] = field(default_factory=list)
@@ -89,6 +91,8 @@ class FakeStack:
                 "rollout", {Generate: self._on_generate, DatasetMeasure: self._on_measure}, pool=pool, **self.computes
             )
             await bus.answer("learner", {}, pool=pool, **self.computes)
+        for pool in self.warming:
+            await bus.announce("rollout", pool=pool)
         return bus
 
     def _now(self) -> float:

@@ -360,9 +360,13 @@ def test_a_conversation_goes_on_until_an_empty_line(
     assert [message["content"] for message in fake_stack.heard[-1]][:3] == ["Hello", "four", "And you?"]
 
 
-def test_ps_tells_who_answers(project: Path, fake_stack: Any, capsys: Capture) -> None:
+def test_ps_tells_who_answers_and_who_will(project: Path, fake_stack: Any, capsys: Capture) -> None:
+    fake_stack.warming = ("qwen3-0.6b",)
+
     assert main(["ps"]) == 0
 
-    assert {replica["service"] for replica in data(capsys)["replicas"]} == {
+    replicas = data(capsys)["replicas"]
+    assert {replica["service"] for replica in replicas} == {
         "hub", "learner", "recorder", "rollout", "scheduler", "scorer",
     }  # fmt: skip
+    assert [r["metadata"]["pool"] for r in replicas if not r["ready"]] == ["qwen3-0.6b"]

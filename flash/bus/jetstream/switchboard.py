@@ -26,7 +26,8 @@ AGAIN_S = 0.2
 READY_S = 10.0
 """How long the server may take to know that we answer."""
 VERSION = "1.0.0"
-REPLICA, STARTED_AT, DONE = "replica", "started_at", "done"
+REPLICA, STARTED_AT, DONE, STANDING = "replica", "started_at", "done", "standing"
+ANNOUNCED = "announced"
 
 log = Log()
 
@@ -39,7 +40,14 @@ class NatsSwitchboard:
         self._replica = replica
         self._headers = asking(token)
         self._services: list[Service] = []
+        self._announced: Service | None = None
         self._running: set[asyncio.Task[None]] = set()
+
+    async def announce(self, service: str, metadata: Mapping[str, str]) -> None:
+        from nats.micro import add_service  # whoever only asks has no use for it
+
+        known = {**metadata, REPLICA: self._replica, STARTED_AT: repr(time.time()), STANDING: ANNOUNCED}
+        self._announced = await add_service(self._connection.client, name=service, version=VERSION, metadata=known)
 
     async def answer(
         self,
@@ -49,7 +57,7 @@ class NatsSwitchboard:
         metadata: Mapping[str, str],
         done: Callable[[], int],
     ) -> None:
-        from nats.micro import add_service  # whoever only asks has no use for it
+        from nats.micro import add_service
 
         known = {**metadata, REPLICA: self._replica, STARTED_AT: repr(time.time())}
         made = await add_service(
@@ -67,6 +75,9 @@ class NatsSwitchboard:
                 subject=request_subject(kind, route),
                 handler=self._endpoint(kind, answer, admit),
             )
+        if self._announced:
+            await _stopped(self._announced)
+            self._announced = None
         await self._connection.round_trip(READY_S)
 
     async def ask(self, request: Request, timeout_s: float) -> Any:
@@ -109,10 +120,7 @@ class NatsSwitchboard:
 
     async def close(self, grace_s: float) -> None:
         for service in self._services:
-            try:
-                await service.stop()
-            except nats.errors.Error as error:  # the connection is down: nothing to take back
-                log.debug("service.unstopped", error=str(error))
+            await _stopped(service)
         self._services = []
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=grace_s)
@@ -141,6 +149,13 @@ class NatsSwitchboard:
         return serve
 
 
+async def _stopped(service: "Service") -> None:
+    try:
+        await service.stop()
+    except nats.errors.Error as error:  # the connection is down: nothing to take back
+        log.debug("service.unstopped", error=str(error))
+
+
 async def _reply(
     kind: type[Request], answer: Callable[[Any], Any], admit: Admit | None, request: "MicroRequest"
 ) -> None:
@@ -166,5 +181,6 @@ async def _within(arrived: asyncio.Queue[Msg], request: Request, wait_s: float, 
 def _replica(stats: dict[str, Any]) -> Replica:
     metadata = dict(stats.get("metadata") or {})
     id, started_at = metadata.pop(REPLICA, stats["id"]), float(metadata.pop(STARTED_AT, 0.0))
+    is_ready = metadata.pop(STANDING, "") != ANNOUNCED
     done = [(endpoint.get("data") or {}).get(DONE, 0) for endpoint in stats.get("endpoints") or ()]
-    return Replica(stats["name"], id, started_at, metadata, max(done, default=0))
+    return Replica(stats["name"], id, started_at, metadata, max(done, default=0), is_ready)

@@ -39,6 +39,10 @@ class MemorySwitchboard:
         self._token = token
         self._own: list[Desk] = []
 
+    async def announce(self, service: str, metadata: Mapping[str, str]) -> None:
+        coming = Replica(service, self._replica, self._clock.time(), dict(metadata), is_ready=False)
+        self._sit(Desk(coming, {}, lambda: 0, None))
+
     async def answer(
         self,
         service: str,
@@ -52,9 +56,10 @@ class MemorySwitchboard:
             request_subject(kind, metadata[kind.route] if kind.route else None): answer
             for kind, answer in answers.items()
         }
-        desk = Desk(replica, by_subject, done, admit)
-        self._own.append(desk)
-        self._desks.append(desk)
+        for desk in [desk for desk in self._own if not desk.replica.is_ready]:
+            self._own.remove(desk)
+            self._desks.remove(desk)
+        self._sit(Desk(replica, by_subject, done, admit))
 
     async def ask(self, request: Request, timeout_s: float) -> Any:
         async with aclosing(self.stream(request, timeout_s)) as parts:
@@ -100,6 +105,10 @@ class MemorySwitchboard:
             for task in late:
                 task.cancel()
         self._own = []
+
+    def _sit(self, desk: Desk) -> None:
+        self._own.append(desk)
+        self._desks.append(desk)
 
     async def _desk(self, request: Request, timeout_s: float) -> Desk:
         end = asyncio.get_running_loop().time() + timeout_s
