@@ -56,6 +56,7 @@ COMMANDS: dict[str, Command] = {
     "checkpoints": Command("cli.runs", "checkpoints", "the saved steps of a run"),
     "rollouts": Command("cli.rollouts", "rollouts", "what a run's policy said, and what it earned"),
     "chat": Command("cli.chat", "chat", "talk to a base model or a checkpoint"),
+    "export": Command("cli.exporting", "export", "a checkpoint as a folder that transformers and peft load"),
     "models": Command("cli.models", "models", "the base models and their limits"),
     "models pull": Command("cli.models", "pull", "fetch a base model before it is needed"),
     "gpus": Command("cli.models", "gpus", "the accelerators in the pools"),

@@ -220,6 +220,16 @@ def chat(parser: ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help=likeliest)
 
 
+def export(parser: ArgumentParser) -> None:
+    parser.add_argument("reference", metavar="REF", help="RUN, its final adapter, or RUN/step-N")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where to; it must not be there yet")
+    parser.add_argument("--merged", action="store_true", help="the whole model, the adapter added into its weights")
+    parser.add_argument("-f", "--force", action="store_true", help="replace an export that is there")
+    where = "also push it to this repository of the Hugging Face hub, with the token in HF_TOKEN"
+    parser.add_argument("--repository", default="", metavar="OWNER/NAME", help=where)
+    parser.add_argument("--public", action="store_true", help="for anybody to see, where the repository is made by it")
+
+
 def pull(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
 

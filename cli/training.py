@@ -174,6 +174,7 @@ def _next_steps(seen: RunView) -> list[str]:
         f"talk to it:      flash chat {seen.run_id}",
         then,
         f"its saved steps: flash checkpoints {seen.run_id}",
+        f"take it along:   flash export {seen.run_id} DIR",
     ]
 
 

@@ -35,6 +35,7 @@ EXAMPLES: dict[str, str] = {
     "checkpoints": "flash checkpoints flash-1763735000-1a2b3c4d",
     "rollouts": "flash rollouts flash-1763735000-1a2b3c4d --step 20 --sort reward",
     "chat": 'flash chat flash-1763735000-1a2b3c4d/step-20 -m "What is 2 + 2?"',
+    "export": "flash export flash-1763735000-1a2b3c4d/step-20 my-model",
     "models": "flash models",
     "models pull": "flash models pull smollm2-135m",
     "gpus": "flash gpus",

@@ -78,6 +78,7 @@ REQUESTS: tuple[type[Request], ...] = (
     requests.EventsFind,
     record.RolloutsFind,
     record.RolloutsExport,
+    record.AdapterFetch,
     preparing.DatasetMeasure,
     requests.Generate,
 )

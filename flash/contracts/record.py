@@ -1,8 +1,9 @@
 """A run's record: what the recorder says of it, and what it is asked about its rollouts."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+from msgspec import Meta
 
 from flash.contracts.base import FilePart, Request, Role, RunEvent, Token
 from flash.contracts.values import Fault, Message
@@ -98,3 +99,21 @@ class RolloutsExport(RolloutsAsked, frozen=True, kw_only=True):
     service: ClassVar[str] = "recorder"
     reply: ClassVar[type[msgspec.Struct]] = FilePart
     streams: ClassVar[bool] = True
+
+
+class AdapterFetch(Request, frozen=True, kw_only=True):
+    """Give a file of an adapter that a run made, part by part, some megabytes at a time: ask again for what follows."""
+
+    name: ClassVar[str] = "adapter.fetch"
+    service: ClassVar[str] = "recorder"
+    reply: ClassVar[type[msgspec.Struct]] = FilePart
+    streams: ClassVar[bool] = True
+    role: ClassVar[Role] = "reader"
+
+    org: Token
+    run_id: Token
+    """In whose folder it lies."""
+    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    file: Literal["adapter_config.json", "adapter_model.safetensors"]
+    start: int = 0
+    """Of the first byte that is wanted."""

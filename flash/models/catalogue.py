@@ -69,6 +69,8 @@ class ModelCard:
     """The largest rank that can be served."""
     parameters: int
     source: Source
+    license: str = ""
+    """As the Hugging Face hub names it; empty: not known."""
     lora_targets: str = "all-linear"
     """The layers that an adapter changes: every linear one but the head."""
     sft: Recipe = field(default_factory=dict)
@@ -175,7 +177,7 @@ _SMOLLM2 = InPackage(
 )
 
 
-def _on_hub(repo: str, context: int, thinking: Thinking, parameters: float) -> ModelCard:
+def _on_hub(repo: str, context: int, thinking: Thinking, parameters: float, license: str = "apache-2.0") -> ModelCard:
     return ModelCard(
         name=repo,
         context=context,
@@ -183,6 +185,7 @@ def _on_hub(repo: str, context: int, thinking: Thinking, parameters: float) -> M
         max_lora_rank=128 if parameters <= 2.5e9 else 64,
         parameters=int(parameters),
         source=OnHub(repo),
+        license=license,
     )
 
 
@@ -194,6 +197,7 @@ _CATALOGUE: tuple[ModelCard, ...] = (
         max_lora_rank=128,
         parameters=1_018_624,
         source=Shipped(Path(__file__).parent / "tiny" / "model"),
+        license="apache-2.0",
         # Measured in tiny/README.md. A higher rate lets 64 rows teach so much that little is left to reinforce.
         sft={"batch_size": 8, "learning_rate": 3e-4, "lora_rank": 16, "lora_alpha": 32, "max_length": 256},
         grpo={
@@ -214,6 +218,7 @@ _CATALOGUE: tuple[ModelCard, ...] = (
         max_lora_rank=128,
         parameters=134_515_008,
         source=_SMOLLM2,
+        license="apache-2.0",
         sft={"batch_size": 8, "learning_rate": 2e-4, "lora_rank": 16, "lora_alpha": 32},
         grpo={
             "batch_size": 8,
@@ -227,7 +232,7 @@ _CATALOGUE: tuple[ModelCard, ...] = (
     ),
     _on_hub("Qwen/Qwen3-0.6B", 40_960, "hybrid", 0.6e9),
     _on_hub("Qwen/Qwen3.5-0.8B", 262_144, "hybrid", 0.8e9),
-    _on_hub("meta-llama/Llama-3.2-1B-Instruct", 131_072, "none", 1.24e9),
+    _on_hub("meta-llama/Llama-3.2-1B-Instruct", 131_072, "none", 1.24e9, license="llama3.2"),
     _on_hub("Qwen/Qwen3.5-2B", 262_144, "hybrid", 2e9),
     _on_hub("Qwen/Qwen3.5-4B", 262_144, "hybrid", 4e9),
     _on_hub("Qwen/Qwen3.5-9B", 262_144, "hybrid", 9e9),

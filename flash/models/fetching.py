@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 LOOK_EVERY_S = 0.2
 """How often the progress of a download is told."""
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
 
 
 def fetch(model: str, place: Path, progress: Progress) -> Path:

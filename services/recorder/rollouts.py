@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from flash.contracts.base import FilePart
-from flash.contracts.keys import spec_key
 from flash.contracts.record import (
     RecordedRollout,
     RolloutsAsked,
@@ -20,22 +19,16 @@ from flash.contracts.record import (
     RolloutsFind,
     RolloutsPage,
 )
-from flash.errors import NoSuchObject, NotFound
 from flash.store import Store
 from services.recorder import parquet
 from services.recorder.asking import Askers
+from services.recorder.owning import require_own
 from services.recorder.query import LIMIT, SHOWN, TOKENS, query
 from services.recorder.settings import Settings
 from services.recorder.shelf import Shelf
 from services.recorder.writing import Writer
 
 PART_BYTES = 512 * 1024
-
-
-class Owner(msgspec.Struct):
-    """What is read of a run's spec."""
-
-    org: str
 
 
 class Rollouts:
@@ -86,7 +79,7 @@ class Rollouts:
     @asynccontextmanager
     async def _files(self, asked: RolloutsAsked) -> AsyncIterator[tuple[list[str], Path]]:
         """Parquet files that hold every rollout of the run once, and a folder of one's own."""
-        await self._check(asked)
+        await require_own(self._store, asked.org, asked.run_id)
         book = self._writer.book
         # What is in memory first: what leaves it meanwhile is in the store by then.
         unwritten, written = book.unwritten(asked.run_id), book.written
@@ -100,15 +93,6 @@ class Rollouts:
                 rest = [group for group in unwritten if group.id not in stored]
                 tail.write_bytes(await asyncio.to_thread(parquet.rollouts_file, rest))
                 yield [str(path) for path in (*paths, tail)], Path(own)
-
-    async def _check(self, asked: RolloutsAsked) -> None:
-        """Somebody else's run is none."""
-        try:
-            owner = msgspec.json.decode(await self._store.get(spec_key(asked.run_id)), type=Owner)
-        except NoSuchObject:
-            owner = Owner(org="")
-        if owner.org != asked.org:
-            raise NotFound(f"there is no run {asked.run_id}: `flash runs` lists them")
 
 
 def _rollout(row: dict[str, Any]) -> RecordedRollout:

@@ -12,11 +12,12 @@ from flash.bus import Bus, Shared
 from flash.contracts.base import Event, Request
 from flash.contracts.catalogue import EVENTS, kind_of, noun_pattern
 from flash.contracts.hosting import SealingKey
-from flash.contracts.record import RolloutsExport, RolloutsFind
+from flash.contracts.record import AdapterFetch, RolloutsExport, RolloutsFind
 from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent, RecorderKey
 from flash.errors import Refused
 from flash.secrets import KeyPair
 from flash.store import Store
+from services.recorder.adapters import Adapters
 from services.recorder.boards import Boards
 from services.recorder.book import address
 from services.recorder.merging import Merger
@@ -40,6 +41,7 @@ class Recorder:
         self._shelf = Shelf(store, settings.home / "record", settings.cache_bytes)
         self.writer = Writer(bus, store, bus.records("recorder"), self._shelf, settings, now=now)
         self._rollouts = Rollouts(store, self._shelf, self.writer, settings)
+        self._adapters = Adapters(store)
         self._keys = KeyPair.kept(settings.key_file or settings.home / "keys" / "recorder")
         self._merger = Merger(store, self._shelf, settings)
         self._boards = Boards(bus, store, self._keys, settings)
@@ -53,6 +55,7 @@ class Recorder:
             EventsFind: self.on_events_find,
             RolloutsFind: self._rollouts.find,
             RolloutsExport: self._rollouts.export,
+            AdapterFetch: self._adapters.fetch,
         }
 
     async def watch(self) -> None:

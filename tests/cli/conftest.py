@@ -10,8 +10,10 @@ from structlog.testing import capture_logs
 
 from flash.bus.memory import MemoryBus
 from flash.client import RunView, folded
+from flash.contracts.base import FilePart
 from flash.contracts.hosting import CheckReport, EnvironmentCheck
 from flash.contracts.preparing import DatasetMeasure, DatasetPrepare, PreparedRows, RowLengths
+from flash.contracts.record import AdapterFetch
 from flash.contracts.requests import (
     EventsFind,
     EventsPage,
@@ -67,6 +69,8 @@ class FakeStack:
     records: dict[str, MemoryRecords] = field(default_factory=dict)
     store: MemoryStore = field(default_factory=MemoryStore)
     events: list[RecordedEvent] = field(default_factory=list)
+    adapters: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """The files of each, by digest."""
     specs: list[RunSpec] = field(default_factory=list)
     sealed: list[dict[str, bytes]] = field(default_factory=list)
     checks: list[EnvironmentCheck] = field(default_factory=list)
@@ -85,7 +89,7 @@ class FakeStack:
             RunResume: self._on_resume,
         }  # fmt: skip
         await bus.answer("scheduler", scheduler)
-        await bus.answer("recorder", {EventsFind: self._on_find})
+        await bus.answer("recorder", {EventsFind: self._on_find, AdapterFetch: self._on_fetch})
         for pool in POOLS:
             await bus.answer(
                 "rollout", {Generate: self._on_generate, DatasetMeasure: self._on_measure}, pool=pool, **self.computes
@@ -155,8 +159,14 @@ class FakeStack:
             if event.sequence > request.after
             and event.body["run_id"] == request.run_id
             and event.event.split(".")[0] in nouns
+            and request.step in (None, event.body.get("step"))
         ]
         return EventsPage(events=found, upto=found[-1].sequence if found else request.after, more=False)
+
+    async def _on_fetch(self, request: AdapterFetch) -> AsyncIterator[FilePart]:
+        file = self.adapters[request.digest][request.file]
+        if data := file[request.start :][:1_000_000]:
+            yield FilePart(data=data)
 
     async def _on_generate(self, request: Generate) -> AsyncIterator[GeneratedText]:
         self.heard.append(request.messages)

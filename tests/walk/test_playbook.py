@@ -69,5 +69,6 @@ def test_every_command_of_the_playbook_does_what_it_says(terminal: Terminal) -> 
 
     exported = terminal.folder / "rollouts/rollouts.parquet"
     assert exported.stat().st_size > 0
-    assert terminal.typed[-1].line.startswith("flash chat")
+    assert (terminal.folder / "my-model/adapter_model.safetensors").is_file()
+    assert terminal.typed[-1].line.startswith("flash export")
     assert not Path(terminal.folder / "RUN").exists()
