@@ -117,6 +117,22 @@ class Stack:
             part.kill()
         await part.wait()
 
+    async def leave(self, name: str) -> int:
+        """SIGTERM, and what the process exits with. It is not started again."""
+        watching = self._watching.pop(name)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        part = self._parts.pop(name)
+        part.terminate()
+        async with asyncio.timeout(30):
+            return await part.wait()
+
+    async def there(self, *names: str, within_s: float = 60.0) -> None:
+        """Waits until these replicas answer."""
+        async with asyncio.timeout(within_s):
+            while not set(names) <= {replica.id for replica in await self.bus.replicas(wait_s=0.2)}:
+                pass
+
     async def stop(self) -> None:
         for name in list(self._parts):
             await self.end(name)
