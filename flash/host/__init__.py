@@ -12,10 +12,11 @@ counts as answered. `sandbox` puts up the walls around the zygote; what it shuts
 from flash.host.child.frames import OUT_OF_REACH
 from flash.host.episodes import Episodes, EpisodesLost
 from flash.host.handle import Described, Host, HostSpec, Limits, LoadFailed, Page
+from flash.host.installing import Allowance
 from flash.host.requirements import InstallFailed, RequirementSets
 
 __all__ = [
     "OUT_OF_REACH",
-    "Described", "Episodes", "EpisodesLost", "Host", "HostSpec", "InstallFailed", "Limits", "LoadFailed", "Page",
-    "RequirementSets",
+    "Allowance", "Described", "Episodes", "EpisodesLost", "Host", "HostSpec", "InstallFailed", "Limits", "LoadFailed",
+    "Page", "RequirementSets",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from flash.contracts.values import Example, Fault, FaultKind, Metric, Verdict
 from flash.host import child
 from flash.host.child.frames import FRAME_BYTES, SPARES, VERSION, Config, Further, Question
 from flash.host.sandbox import EGRESS_SOCKET, LOOPBACK, Bounds, Cell, Egress, chosen, private_bytes
+from flash.host.sandbox.destinations import chosen as chosen_address
 from flash.host.sandbox.destinations import operator, parsed
 from flash.host.spec import Described, HostSpec, LoadFailed
 from flash.redaction import Masks
@@ -128,16 +130,9 @@ class Link(asyncio.Protocol):
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         ours.setblocking(False)
-        arguments = [
-            "-I",
-            "-S",
-            "-B",
-            str(Path(str(child.__file__)).parent / "__main__.py"),
-            str(theirs.fileno()),
-            *_library(),
-        ]
         egress = await _egress(spec, cell)
-        process = cell.spawn(arguments, theirs.fileno(), _VARIABLES, cell.egress_path if egress else "")
+        arguments, socket_there = launched("starting", theirs.fileno()), cell.egress_path if egress else ""
+        process = cell.spawn(arguments, theirs.fileno(), _VARIABLES, socket_there)
         theirs.close()
         link = cls(process, cell, egress, [value for value in spec.secrets.values() if value not in _WORDS])
         await loop.create_connection(lambda: link, sock=ours)
@@ -330,6 +325,18 @@ def printable(output: bytes) -> str:
     )
 
 
+def launched(what: Literal["starting", "installing"], channel: int) -> list[str]:
+    """The interpreter's arguments for the script within the walls. msgspec and envsdk are on its path, and off it again
+    before an author's code is imported."""
+    libraries = dict.fromkeys(str(Path(str(module.__file__)).parent.parent) for module in (msgspec, envsdk))
+    return ["-I", "-S", "-B", str(Path(str(child.__file__)).parent / "__main__.py"), what, str(channel), *libraries]
+
+
+def library() -> list[str]:
+    """What that script reads."""
+    return [str(Path(str(module.__file__)).parent) for module in (child, msgspec, envsdk)]
+
+
 def _cell(spec: HostSpec) -> Cell:
     limits = spec.limits
     forks = limits.slots + limits.episodes + SPARES
@@ -342,7 +349,7 @@ def _cell(spec: HostSpec) -> Cell:
         open_files=max(limits.open_files, 64 + 4 * forks),
         file_bytes=limits.file_bytes,
     )
-    readable = [str(Path(str(module.__file__)).parent) for module in (child, msgspec, envsdk)] + _packages()
+    readable = library() + _packages()
     if spec.requirements:
         readable.append(str(spec.requirements.resolve()))
     return Cell.make(spec.layers or chosen(), bounds, folder=spec.folder, readable=readable)
@@ -380,14 +387,10 @@ async def _egress(spec: HostSpec, cell: Cell) -> Egress | None:
         )
         cell.close()
         raise LoadFailed(Fault(kind="load-failed", message=found))
-    return await Egress.open(Path(cell.egress_path), spec.network, uid=cell.uid, allows=operator(), tell=spec.tell)
+    chooses = partial(chosen_address, spec.network, allows=operator())
+    return await Egress.open(Path(cell.egress_path), chooses, uid=cell.uid, tell=spec.tell)
 
 
 def _packages() -> list[str]:
     """What is installed beside Flash."""
     return list(dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))
-
-
-def _library() -> list[str]:
-    """Where msgspec and envsdk are; off the path again before the author's code is imported."""
-    return list(dict.fromkeys(str(Path(str(module.__file__)).parent.parent) for module in (msgspec, envsdk)))

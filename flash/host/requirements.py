@@ -8,27 +8,24 @@
 The key is the sha256 of the requirements in normal form, the platform's constraints, Python, the machine's kind, the
 installer and whether it builds, so that another of any of them makes another set.
 
-The installer is uv where there is one, else pip. It runs with what it needs to find an index and nothing else of our
-environment variables, and takes wheels only, unless an operator has it build source distributions as well: that runs
-their code here, outside of any sandbox. pip's configuration (files and `PIP_*` variables) says where the index is, to
-uv too unless `UV_*` says more.
+The installer is uv where there is one, else pip. It runs within walls (`installing`), with what it needs to find an
+index (`indexes`) and nothing else of our environment variables. It takes wheels only. Where an operator has it build
+source distributions as well, and wheels alone do not do, it tries again with a cache that nobody else uses: what is
+built runs its own code, which could change what lies in a cache.
 """
 
 import asyncio
-import configparser
-import contextlib
 import fcntl
 import hashlib
 import importlib.util
 import os
 import platform
 import shutil
-import signal
 import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -40,23 +37,22 @@ import msgspec
 from flash.config.requirements import constraints, normal_form, without_credentials
 from flash.contracts.values import Fault
 from flash.errors import ConfigError
+from flash.host.indexes import Indexes
+from flash.host.installing import USUAL, Allowance, Ended, Exceeded, Workplace, installed
+from flash.host.sandbox import Layers, chosen, remove_tree
 from flash.host.spec import LoadFailed
 
 LINES_TOLD = 20
 """Of what the installer said last."""
 
 _LOCK_ASKED_S = 0.1
+_PYTHON = os.path.realpath(sys.executable)
+"""Without the virtual environment that it may belong to, of which a set takes nothing."""
 _WHEELS_ONLY = "wheels are taken, source distributions are not; FLASH_BUILD_SOURCES=1 of a scorer has it build them"
-_PASSED_ON = {
-    "PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
-    "NETRC", "XDG_CONFIG_DIRS", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
-    "all_proxy", "no_proxy", "PIP_CLIENT_CERT", "PIP_PROXY", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES", "UV_DEFAULT_INDEX",
-    "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_INDEX_STRATEGY", "UV_INSECURE_HOST",
-    "UV_OFFLINE", "UV_CONFIG_FILE", "UV_HTTP_TIMEOUT", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS", "UV_CACHE_DIR",
-}  # fmt: skip
-_UVS = {"index_url": "UV_DEFAULT_INDEX", "extra_index_url": "UV_INDEX", "find_links": "UV_FIND_LINKS",
-        "trusted_host": "UV_INSECURE_HOST", "cert": "SSL_CERT_FILE"}  # fmt: skip
-"""pip's settings, and the variables by which uv knows them."""
+
+
+class Unsound(Exception):
+    """What was installed cannot be a set; the text says why."""
 
 
 class InstallFailed(LoadFailed):
@@ -76,16 +72,25 @@ class Installer:
     name: str
     version: str
     command: tuple[str, ...]
+    beside: str = ""
+    """A folder that it looks through when it starts."""
+
+    @property
+    def readable(self) -> list[str]:
+        return [word for word in (*self.command, self.beside) if os.path.isabs(word)]
 
     @classmethod
     def found(cls) -> "Installer":
         """uv, else pip. Raises InstallFailed where there is neither."""
         if importlib.util.find_spec("uv"):
-            return cls("uv", version("uv"), (sys.executable, "-I", "-m", "uv", "pip", "install"))
+            from uv import find_uv_bin
+
+            return cls("uv", version("uv"), (os.path.realpath(find_uv_bin()), "pip", "install"))
         if program := shutil.which("uv"):
-            return cls("uv", _digest_of(program), (program, "pip", "install"))
-        if importlib.util.find_spec("pip"):
-            return cls("pip", version("pip"), (sys.executable, "-I", "-m", "pip", "install"))
+            return cls("uv", _digest_of(program), (os.path.realpath(program), "pip", "install"))
+        if (pip := importlib.util.find_spec("pip")) and pip.origin:
+            program = os.path.dirname(pip.origin)
+            return cls("pip", version("pip"), (_PYTHON, "-I", program, "install"), beside=os.path.dirname(program))
         raise _failed(f"environment.pip needs an installer, but {sys.prefix} has neither uv nor pip: install uv there")
 
     def arguments(
@@ -93,7 +98,7 @@ class Installer:
     ) -> list[str]:
         own = (
             # copied, not linked: a file of the set shares nothing with the cache or with another set
-            ["--python", sys.executable, "--compile-bytecode", "--link-mode", "copy", "--no-progress"]
+            ["--python", _PYTHON, "--compile-bytecode", "--link-mode", "copy", "--no-progress"]
             if self.name == "uv"
             else ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--no-warn-script-location"]
         )
@@ -112,10 +117,16 @@ class RequirementSets:
         *,
         timeout_s: float = 600.0,
         builds: bool = False,
+        allowance: Allowance = USUAL,
+        layers: Layers | None = None,
         say: Callable[[str], object] = lambda text: None,
     ) -> None:
-        """`builds`: what has no wheel is built from its source distribution, which runs the package's own code."""
-        self._folder, self._timeout_s, self._builds, self._say = folder, timeout_s, builds, say
+        """`builds`: what has no wheel is built from its source distribution, which runs the package's own code.
+
+        `layers`: the walls around the installer; None: what `FLASH_SANDBOX` says.
+        """
+        self._folder, self._timeout_s, self._builds, self._say = folder.absolute(), timeout_s, builds, say
+        self._allowance, self._layers = allowance, layers
 
     async def folder(self, requirements: Iterable[str]) -> Path | None:
         """The set of these requirements, installed if it is not there yet; None for none.
@@ -161,82 +172,51 @@ class RequirementSets:
 
     async def _install(self, wanted: list[str], installer: Installer, key: str) -> None:
         for left in self._folder.glob(f".{key}-*"):  # by an installer that was killed
-            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, left)
         self._say(f"installing {len(wanted)} requirement{'s' * (len(wanted) > 1)} of environment.pip ...")
+        found = f"environment.pip {_named(wanted)} cannot be installed"
+        try:
+            ended = await self._tried(wanted, installer, key, builds=False)
+            if ended.status and self._builds:
+                self._say("building what has no wheel ...")
+                ended = await self._tried(wanted, installer, key, builds=True)
+        except (Exceeded, Unsound, ConfigError) as error:
+            raise _failed(f"{found}: {error}") from error
+        if ended.status:
+            found = f"{found}: {installer.name} ended with {ended.status}"
+            raise _failed(found if self._builds else f"{found} ({_WHEELS_ONLY})", ended.output)
+
+    async def _tried(self, wanted: list[str], installer: Installer, key: str, *, builds: bool) -> Ended:
+        """With status 0 the set is there. Raises Exceeded, Unsound and ConfigError."""
         scratch = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=self._folder))
         try:
-            target = scratch / "set"
-            target.mkdir()
-            (scratch / "constraints.txt").write_text("\n".join(constraints()))
-            variables, no_index = _variables(os.environ, scratch, self._folder / ".cache")
-            files = target, scratch / "constraints.txt"
-            command = installer.arguments(wanted, *files, builds=self._builds, no_index=no_index)
-            status, output = await _run(command, variables, scratch)
-            if status:
-                found = f"environment.pip {_named(wanted)} cannot be installed: {installer.name} ended with {status}"
-                raise _failed(found if self._builds else f"{found} ({_WHEELS_ONLY})", output)
-            await asyncio.to_thread(_seal, target)
-            target.rename(self._folder / key)
-            (self._folder / key).chmod(0o555)  # not before: to rename a folder one must be allowed to write to it
+            target, work, told = scratch / "set", scratch / "work", scratch / "constraints.txt"
+            cache = work / "cache" if builds else self._folder / ".cache"
+            own = Path(os.environ["UV_CACHE_DIR"]) if os.environ.get("UV_CACHE_DIR") and not builds else cache / "uv"
+            shared = [] if builds else [cache, own]
+            for folder in (target, work, *shared):
+                folder.mkdir(parents=True, exist_ok=True)
+            told.write_text("\n".join(constraints()))
+            os.chmod(scratch, 0o755)
+            indexes, layers = Indexes.of(os.environ), self._layers or chosen()
+            command = installer.arguments(wanted, target, told, builds=builds, no_index=indexes.no_index)
+            variables = {
+                **(indexes.without_proxies() if layers.walls == "bwrap" else indexes.variables),
+                "PIP_CACHE_DIR": str(cache / "pip"), "UV_CACHE_DIR": str(own), "HOME": str(work), "TMPDIR": str(work),
+            }  # fmt: skip
+            ended = await installed(
+                command, variables,
+                at=Workplace(work, [target], shared=shared),
+                readable=[str(told), *installer.readable],
+                indexes=indexes, allowance=self._allowance, layers=layers, builds=builds,
+            )  # fmt: skip
+            if not ended.status:
+                await asyncio.to_thread(_seal, target)
+                target.rename(self._folder / key)
+                (self._folder / key).chmod(0o555)  # not before: to rename a folder one must be allowed to write to it
+            return ended
         finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
-
-
-async def _run(command: list[str], variables: Mapping[str, str], folder: Path) -> tuple[int, str]:
-    """What a program's exit status is, and what it said. Cancelled, it is killed with all it has started."""
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=variables, start_new_session=True,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    return process.returncode or 0, output.decode("utf-8", "replace")
-
-
-def _variables(ours: Mapping[str, str], scratch: Path, cache: Path) -> tuple[dict[str, str], bool]:
-    """What the installer is told of our environment, and whether it may ask an index at all."""
-    pips = _pip_settings(ours)
-    given = {name: value for name, value in ours.items() if name in _PASSED_ON or _is_login(name)}
-    if not {"UV_INDEX", "UV_EXTRA_INDEX_URL"} & given.keys() and "extra_index_url" in pips:
-        given.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # as pip: all indexes are equal
-    for key, name in _UVS.items():
-        if key in pips:
-            given[f"PIP_{key.upper()}"] = pips[key]
-            given.setdefault(name, pips[key].replace(" ", ",") if key == "find_links" else pips[key])
-    no_index = pips.get("no_index", ours.get("UV_NO_INDEX", "")).lower() in ("1", "true", "yes", "on")
-    home = {"HOME": str(scratch), "TMPDIR": str(scratch), "PIP_CONFIG_FILE": os.devnull}
-    # uv reads its own files; pip's have been read.
-    uvs = {"XDG_CONFIG_HOME": ours.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")}
-    caches = {"PIP_CACHE_DIR": str(cache / "pip"), "UV_CACHE_DIR": str(cache / "uv")}
-    return {"LANG": "C.UTF-8", **caches, **given, **home, **uvs}, no_index
-
-
-def _pip_settings(ours: Mapping[str, str]) -> dict[str, str]:
-    """pip's settings on where packages are: from its files, then from its variables. Several values stand apart by a
-    space."""
-    configured = ours.get("PIP_CONFIG_FILE")
-    user = Path(ours.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    files = [Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", user / "pip/pip.conf", Path(sys.prefix, "pip.conf")]
-    found: dict[str, str] = {}
-    for file in [] if configured == os.devnull else [*files, *([Path(configured)] if configured else [])]:
-        parser = configparser.RawConfigParser()
-        with contextlib.suppress(configparser.Error, UnicodeDecodeError):
-            parser.read(file)
-        for section in ("global", "install"):
-            if parser.has_section(section):
-                found |= {key.replace("-", "_"): value for key, value in parser.items(section)}
-    found |= {name[4:].lower(): value for name, value in ours.items() if name.startswith("PIP_") and value}
-    return {key: " ".join(found[key].split()) for key in (*_UVS, "no_index") if found.get(key)}
-
-
-def _is_login(name: str) -> bool:
-    """uv's name and password for an index of the operator's."""
-    return name.startswith("UV_INDEX_") and name.endswith(("_USERNAME", "_PASSWORD"))
+            await asyncio.to_thread(remove_tree, scratch)
 
 
 def _key(requirements: list[str], installer: Installer, builds: bool) -> str:
@@ -255,12 +235,23 @@ def _digest_of(program: str) -> str:
 
 
 def _seal(folder: Path) -> None:
-    """Nobody may write to what is in the folder."""
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(place, name)
-            if not path.is_symlink():
-                path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222 | 0o444)
+    """Everything in the folder is ours, anybody may read it, and nobody may write to it. Raises Unsound."""
+    waiting = [str(folder)]
+    try:
+        while waiting:
+            place = waiting.pop()
+            mode = os.lstat(place).st_mode
+            if os.lstat(place).st_uid != os.getuid():
+                os.chown(place, os.getuid(), os.getgid(), follow_symlinks=False)
+            if stat.S_ISDIR(mode):
+                os.chmod(place, 0o755 if place == str(folder) else 0o555)
+                waiting += [entry.path for entry in os.scandir(place)]
+            elif stat.S_ISREG(mode):
+                os.chmod(place, 0o555 if mode & stat.S_IXUSR else 0o444)
+            elif not stat.S_ISLNK(mode) or place == str(folder):
+                raise Unsound(f"{os.path.relpath(place, folder)} in the set is neither a file nor a folder")
+    except OSError as error:
+        raise Unsound(f"what it wrote cannot be looked through: {error.strerror}") from error
 
 
 def _named(requirements: list[str]) -> str:

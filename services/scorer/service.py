@@ -33,7 +33,7 @@ from flash.contracts.runs import LAST_WORDS, DatasetRequested
 from flash.contracts.spec import RunSpec
 from flash.contracts.values import Example, Fault, Verdict
 from flash.errors import AlreadyThere, CannotOpen, EnvironmentFault, NoSuchObject
-from flash.host import OUT_OF_REACH, Host, InstallFailed, Limits, LoadFailed, RequirementSets
+from flash.host import OUT_OF_REACH, Allowance, Host, InstallFailed, Limits, LoadFailed, RequirementSets
 from flash.secrets import KeyPair, of_archive, of_run
 from flash.store import Store
 from services.scorer.episodes import Holder
@@ -74,6 +74,7 @@ class Scorer:
                 cache / "requirements",
                 timeout_s=settings.install_timeout_s,
                 builds=settings.build_sources,
+                allowance=Allowance(memory_bytes=settings.host_bytes, disk_bytes=settings.install_disk_bytes),
                 say=lambda text: log.info("requirements.installing", told=text),
             ),
             limits=Limits(

@@ -22,7 +22,9 @@ class Settings(ServiceSettings, ArchiveSettings, frozen=True):
     install_timeout_s: float = Field(600.0, gt=0)
     """How long the requirements of an environment may take to be installed."""
     build_sources: bool = False
-    """Whether requirements that have no wheel are built from source: that runs their code outside of the sandbox."""
+    """Whether requirements that have no wheel are built from source: that runs their code, within walls."""
+    install_disk_bytes: int = Field(16 << 30, gt=0)
+    """How much the requirements of an environment may take on disk while they are installed, with what is built."""
     memory_bytes: int = Field(1 << 30, gt=0)
     """Address space that scoring a group may take beyond what the loaded environment has."""
     max_hosts: int = Field(8, ge=1)
@@ -30,7 +32,8 @@ class Settings(ServiceSettings, ArchiveSettings, frozen=True):
     max_hosts_bytes: int = Field(8 << 30, gt=0)
     """How much memory all loaded environments may take together; the one idle for longest goes first."""
     host_bytes: int = Field(4 << 30, gt=0)
-    """How much memory the processes of one loaded environment may take together; who takes more is killed."""
+    """How much memory the processes of one loaded environment may take together, or those of an installer; who takes
+    more is killed."""
     host_idle_s: float = Field(300.0, gt=0)
     """How long a loaded environment is kept with nothing to do."""
     max_episode_groups: int = Field(64, ge=1)

@@ -39,7 +39,7 @@ def test_the_child_starts_without_site_packages_and_leaves_when_its_parent_hangs
     library = [str(Path(str(module.__file__)).parent.parent) for module in (msgspec, envsdk)]
 
     ended = subprocess.run(
-        [sys.executable, "-I", "-S", "-B", str(FOLDER / "__main__.py"), "0", *library],
+        [sys.executable, "-I", "-S", "-B", str(FOLDER / "__main__.py"), "starting", "0", *library],
         stdin=subprocess.PIPE,
         timeout=20,
         check=False,

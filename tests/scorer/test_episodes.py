@@ -211,10 +211,10 @@ async def test_an_environment_that_does_not_load_is_a_fault(world: World) -> Non
 
 
 async def test_who_comes_while_packages_are_installed_is_told_to_ask_again(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = tmp_path / "uv"
-    slow.write_text(f"#!/bin/sh\nwhile [ ! -e {tmp_path}/go-on ]; do sleep 0.05; done\n")
+    slow.write_text(f"#!/bin/sh\nwhile [ ! -e {index}/go-on ]; do sleep 0.05; done\n")
     slow.chmod(0o755)
     monkeypatch.setattr(Installer, "found", lambda: Installer("uv", "1", (str(slow),)))
     monkeypatch.setattr("services.scorer.episodes.READY_WITHIN_S", 0.2)
@@ -222,7 +222,7 @@ async def test_who_comes_while_packages_are_installed_is_told_to_ask_again(
     await world.scorer()
 
     assert await world.start() == EpisodesStarted()
-    (tmp_path / "go-on").touch()
+    (index / "go-on").touch()
     async with asyncio.timeout(20):
         while not (started := await world.start()).episodes:
             assert started == EpisodesStarted()

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -299,10 +298,10 @@ async def test_packages_that_cannot_be_installed_fail_the_dataset_with_the_insta
 
 
 async def test_while_one_run_waits_for_its_packages_the_others_go_on(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = tmp_path / "uv"
-    slow.write_text(f"#!/bin/sh\nwhile [ ! -e {tmp_path}/go-on ]; do sleep 0.05; done\nexit 1\n")
+    slow.write_text(f"#!/bin/sh\nwhile [ ! -e {index}/go-on ]; do sleep 0.05; done\nexit 1\n")
     slow.chmod(0o755)
     monkeypatch.setattr(Installer, "found", lambda: Installer("uv", "1", (str(slow),)))
     await world.spec("r1", files=POLITE, pip=["greeting"])
@@ -314,25 +313,24 @@ async def test_while_one_run_waits_for_its_packages_the_others_go_on(
 
     assert (prepared.run_id, scored.verdicts[0].reward) == ("r2", 1.0)
     assert await world.said(DatasetFailed) == 0
-    (tmp_path / "go-on").touch()
+    (index / "go-on").touch()
     assert [event.run_id for event in await world.heard(DatasetFailed)] == ["r1"]
 
 
 async def test_a_group_is_scored_later_where_its_packages_cannot_be_had_for_the_moment(
-    world: World, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel(index, "greeting", "1.0")
-    real, moody = Installer.found(), tmp_path / "uv"
-    failed_once = f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; exit 1; }}"
-    moody.write_text(f'#!/bin/sh\n{failed_once}\nexec {shlex.join(real.command)} "$@"\n')
-    moody.chmod(0o755)
-    monkeypatch.setattr(Installer, "found", lambda: Installer("uv", "1", (str(moody),)))
+    real, failing = Installer.found(), Installer("uv", "1", ("/bin/false",))
+    found = [failing]
+    works = Installer("uv", "1", real.command)
+    monkeypatch.setattr(Installer, "found", lambda: found.pop() if found else works)
     await world.spec("r1", files=POLITE, pip=["greeting"])
 
     await world.bus.publish(generated("4"))
     [scored] = await world.heard(GroupScored)
 
-    assert (tmp_path / "once").exists()
+    assert not found
     assert (scored.verdicts[0].reward, scored.verdicts[0].fault) == (1.0, None)
 
 

@@ -33,6 +33,10 @@ class Confinement(msgspec.Struct):
     shared_memory: bool = False
     """There may be memory without a process: a cgroup counts it."""
     readable: list[str] = []
+    writable: list[str] = []
+    """Beside a place of one's own."""
+    ports: list[int] | None = None
+    """Which TCP may connect to; None: there is a network namespace, or no socket."""
     shm: bool = False
     """`/dev/shm` is ours alone, and small."""
     processes: int = 0
@@ -79,7 +83,7 @@ def lock_down(confinement: Confinement, *, keep: int, parent: int, scratch: str)
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     _limit_all(confinement)
     if confinement.landlock == "all":
-        landlock.restrict(landlock.ruleset(confinement.readable, _writable(confinement, scratch)))
+        landlock.restrict(landlock.ruleset(confinement.readable, _writable(confinement, scratch), confinement.ports))
     if confinement.seccomp:
         install(program(sockets=confinement.sockets, shared_memory=confinement.shared_memory))
     return views
@@ -93,7 +97,8 @@ class Fence:
         self._confined = confinement.seccomp
         self._ruleset = -1
         if confinement.landlock != "off":
-            self._ruleset = landlock.ruleset([*confinement.readable, loaded], _writable(confinement, place))
+            readable, writable = [*confinement.readable, loaded], _writable(confinement, place)
+            self._ruleset = landlock.ruleset(readable, writable, confinement.ports)
 
     def descriptors(self) -> list[int]:
         """What it holds open."""
@@ -156,7 +161,7 @@ def _drop_capabilities() -> None:
 
 
 def _writable(confinement: Confinement, place: str) -> list[str]:
-    return [place, "/dev/shm"] if confinement.shm else [place]
+    return [place, *confinement.writable, *(["/dev/shm"] if confinement.shm else [])]
 
 
 def _most_open() -> int:

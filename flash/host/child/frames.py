@@ -64,6 +64,21 @@ class Config(msgspec.Struct):
     """Those of the declared places that are this machine's own."""
 
 
+class Install(msgspec.Struct):
+    """A program to be run within walls of its own. It is answered twice: with None when it begins, and with the
+    program's exit status when nothing is left of it and of all that it has started."""
+
+    version: int
+    command: list[str]
+    variables: dict[str, str]
+    folder: str
+    """Where it works."""
+    parent: int
+    """As in Config."""
+    confinement: Confinement
+    egress_socket: str = ""
+
+
 class Question(msgspec.Struct, array_like=True, tag="question"):
     """Something for a fork to do."""
 

@@ -13,8 +13,9 @@ import struct
 from collections.abc import Iterable
 from typing import Literal
 
-Sockets = Literal["isolated", "none"]
-"""`isolated`: the usual families, where there is a network namespace to be alone in; `none`: no socket at all."""
+Sockets = Literal["isolated", "internet", "none"]
+"""`isolated`: the usual families, where there is a network namespace to be alone in; `internet`: those without unix
+sockets; `none`: no socket at all."""
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """By machine: the column in `_NUMBERS`, and what the kernel calls it (AUDIT_ARCH)."""
@@ -164,7 +165,7 @@ def _families(sockets: Sockets) -> list[_Instruction]:
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERRNO | errno.EACCES),
     ]
-    return [*of_netlink, *_only(_UNIX, _INET, _INET6)]
+    return [*of_netlink, *_only(*([_UNIX] if sockets == "isolated" else []), _INET, _INET6)]
 
 
 def _only(*families: int) -> list[_Instruction]:

@@ -39,9 +39,14 @@ class Slot:
     def empty(self) -> None:
         if self.printed():
             os.ftruncate(self.output_fd, 0)
-        for number in range(_PASSES):
-            if not _flattened(self.folder, number):
-                return
+        empty(self.folder)
+
+
+def empty(folder: str) -> None:
+    """Nothing is left in it, whatever somebody has put there."""
+    for number in range(_PASSES):
+        if not _flattened(folder, number):
+            return
 
 
 def _flattened(folder: str, number: int) -> bool:

@@ -36,6 +36,7 @@ from .frames import (
 )
 from .relay import Relay
 from .slot import Slot
+from .strays import kill, sweep
 
 _READS_WITHIN_S = 2.0
 """How long a fork may leave a word unread."""
@@ -221,7 +222,7 @@ class Zygote:
     def end(self, fork: Fork, status: str, detail: str, busy_us: int = 0) -> None:
         """Nothing of the fork is left when this returns, and its question is told as ended."""
         for pid in (-fork.pid, fork.pid):
-            _kill(pid)
+            kill(pid)
         while fork.wait_status is None:
             self.reap(fork.pid, 0)
         self.poll.unregister(fork.channel.fileno())
@@ -230,7 +231,7 @@ class Zygote:
         if fork in self.spares:
             self.spares.remove(fork)
         if self.views.children is not None:
-            self.sweep(self.views.children)
+            sweep(self.views.children, self.wanted, lambda: self.reap(-1, os.WNOHANG))
         elif fork.question:
             self.sweep_blindly()
         if fork.question:
@@ -241,17 +242,6 @@ class Zygote:
         self.slots[fork.slot].empty()
         self.free.append(fork.slot)
 
-    def sweep(self, children: int) -> None:
-        """Kill what forks have left behind: orphans become our children. Raises RuntimeError if they do not die."""
-        give_up = time.monotonic() + 3.0
-        while strays := {int(pid) for pid in os.pread(children, 1 << 16, 0).split()} - self.wanted():
-            for pid in strays:
-                _kill(pid)
-            self.reap(-1, os.WNOHANG)
-            if time.monotonic() > give_up:
-                raise RuntimeError(f"{len(strays)} processes that an answer left behind do not die")
-            time.sleep(0.0005)
-
     def wanted(self) -> set[int]:
         """Children that are to be there."""
         return {*self.forks, self.relay.pid} if self.relay else {*self.forks}
@@ -260,7 +250,7 @@ class Zygote:
         """Without /proc nobody can be listed: once nothing is worked at, the first process of a namespace kills all."""
         if self.pid != 1 or any(fork.question for fork in self.forks.values()):
             return
-        _kill(-1)
+        kill(-1)
         for spare in list(self.spares):
             self.end(spare, "lost", "")
         self.reap(-1, os.WNOHANG)
@@ -337,11 +327,6 @@ class Zygote:
             traceback.print_exc()
         finally:
             os._exit(70)
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def _signal_name(number: int) -> str:

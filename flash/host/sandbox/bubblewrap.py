@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Box:
 
     readable: Sequence[str] = ()
     """Folders and files beside the system's, at the same path inside."""
+    writable: Collection[str] = ()
+    """Folders that it may write to beside its own, at the same path too."""
     becomes_uid: bool = False
     """Started by root, and about to become somebody else; else it has a user namespace."""
     proc: bool = True
@@ -61,7 +63,7 @@ def arguments(bwrap: str, box: Box, command: Iterable[str]) -> list[str]:
         *_scratch("/tmp", box.scratch_bytes),
         # of its own, so that whoever fills it harms nobody else
         *(word for slot in range(box.slots) for word in _scratch(f"/tmp/slot-{slot}", box.scratch_bytes)),
-        *_bound(box.readable),
+        *_bound(box.readable, box.writable),
         *(["--ro-bind", box.hosts, "/etc/hosts"] if box.hosts else []),
         *(["--ro-bind", box.egress_socket, EGRESS_SOCKET] if box.egress_socket else []),
         "--chdir", "/", "--remount-ro", "/",
@@ -95,16 +97,16 @@ def _system() -> list[str]:
     return told
 
 
-def _bound(readable: Iterable[str]) -> list[str]:
+def _bound(readable: Iterable[str], writable: Collection[str]) -> list[str]:
     """At the same path, since an interpreter finds its libraries by it. Parents that bwrap makes itself are closed."""
     told: list[str] = []
     there: list[str] = [folder for folder in _SYSTEM if os.path.isdir(folder)]
-    for path in sorted(set(readable)):
-        if any(Path(path).is_relative_to(bound) for bound in there):
+    for path in sorted({*readable, *writable}):
+        if path not in writable and any(Path(path).is_relative_to(bound) for bound in there):
             continue
         for parent in reversed(Path(path).parents):
             if parent != Path("/") and parent != Path("/tmp"):
                 told += ["--perms", "0755", "--dir", str(parent)]
-        told += ["--ro-bind", path, path]
+        told += ["--bind" if path in writable else "--ro-bind", path, path]
         there.append(path)
     return told

@@ -4,15 +4,11 @@ import atexit
 import contextlib
 import functools
 import os
-import pwd
-import random
-import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -20,13 +16,16 @@ from typing import Self
 from flash.errors import ConfigError
 from flash.host.child import landlock
 from flash.host.child.confinement import Confinement
-from flash.host.sandbox import bubblewrap, processes
+from flash.host.child.seccomp import Sockets
+from flash.host.child.slot import empty
+from flash.host.sandbox import bubblewrap, others, processes
 from flash.host.sandbox.cgroup import Cgroup
 from flash.host.sandbox.layers import Layers
 
-UIDS = range(61_000, 65_000)
-"""Of which each host that root starts gets one, and nobody else has any."""
-
+_RESOLVING = (
+    "/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/gai.conf", "/etc/services", "/run/systemd/resolve",
+)  # fmt: skip
+"""What finding addresses reads, where there is no proxy to do it."""
 _WAITS = ["/bin/sh", "-c", 'read _; exec "$@" </dev/null', "sh"]
 """A shell that waits until it is in its cgroup: what it becomes can then fork into no other."""
 
@@ -50,19 +49,30 @@ class Bounds:
 class Cell:
     """Made for one host, and closed when that is gone."""
 
-    def __init__(self, layers: Layers, bounds: Bounds, scratch: Path, readable: list[str], folder: Path) -> None:
+    def __init__(
+        self,
+        layers: Layers,
+        bounds: Bounds,
+        scratch: Path,
+        readable: Sequence[str],
+        folder: Path,
+        *,
+        writable: Sequence[str] = (),
+        ports: Sequence[int] | None = None,
+        own_uid: bool = True,
+    ) -> None:
         self.layers, self.bounds = layers, bounds
         self.outside = scratch
         """A folder of ours for this host; what it writes itself lies there only without namespaces."""
         self.folder = folder
         """The environment's files, as the host finds them."""
-        self.uid = _free_uid() if layers.second_uid else None
+        self.uid = others.free_uid() if layers.second_uid and own_uid else None
         self.cgroup = (
             Cgroup.make(memory_bytes=bounds.memory_bytes, processes=bounds.most_processes + 8)
             if layers.cgroup
             else None
         )
-        self._readable = readable
+        self._readable, self._writable, self._ports = [*readable], [*writable], ports
         self._process: subprocess.Popen[bytes] | None = None
         self._inside: int | None = None
         """A descriptor for the first process within, once that is known."""
@@ -71,27 +81,55 @@ class Cell:
     @classmethod
     def make(cls, layers: Layers, bounds: Bounds, *, folder: Path, readable: Iterable[str]) -> Self:
         """Raises ConfigError where the interpreter lies where nobody else may look, and the layers need that."""
-        _tidy()
-        scratch = Path(tempfile.mkdtemp(prefix=f"flash-host-{os.getpid()}-"))
+        scratch = _scratch()
         paths = [*dict.fromkeys((*_interpreter(), *readable))]
         folder = folder.resolve()
-        if (
-            layers.second_uid
-            and layers.walls == "landlock"
-            and not all(map(_open_to_others, (*paths, str(scratch.parent))))
-        ):
-            layers = _without_second_uid(layers)
+        layers = _without_second_uid_where_needed(layers, (*paths, str(scratch.parent)))
         if layers.second_uid and not (
-            _readable_by_others(folder) and (layers.walls == "bwrap" or _open_to_others(str(folder)))
+            others.all_open_once_there(folder) and (layers.walls == "bwrap" or others.open_to_others(str(folder)))
         ):
-            folder = _staged(folder, scratch / "environment")
-        cell = cls(layers, bounds, scratch, [*paths, str(folder)], folder)
-        (scratch / "own").mkdir(mode=0o700)
-        (scratch / "hosts").write_text("127.0.0.1 localhost\n")
+            folder = others.opened_copy(folder, scratch / "environment")
+        return cls(layers, bounds, scratch, [*paths, str(folder)], folder)._laid_out()
+
+    @classmethod
+    def for_installing(
+        cls,
+        layers: Layers,
+        bounds: Bounds,
+        *,
+        readable: Sequence[str],
+        writable: Sequence[Path],
+        ports: Sequence[int],
+        builds: bool,
+    ) -> Self:
+        """Of an installer, which reads what is named, and writes to the `writable` folders: those are its own for as
+        long as it works. `ports` are those that it may connect to where only Landlock stands before the network.
+        Where it builds, and so runs the code of packages, it gets a uid of its own as a host does.
+
+        Raises ConfigError as `make` does.
+        """
+        scratch = _scratch()
+        paths = [*dict.fromkeys((*_interpreter(), *(os.path.abspath(path) for path in readable)))]
+        if builds:
+            layers = _without_second_uid_where_needed(layers, (*paths, str(scratch.parent), *map(str, writable)))
+        own_uid = builds and all(map(others.open_once_there, readable))
+        folders = [str(folder) for folder in writable]
+        cell = cls(
+            layers, bounds, scratch, paths, scratch, writable=folders,
+            ports=ports if layers.walls == "landlock" else None, own_uid=own_uid,
+        )  # fmt: skip
         if cell.uid is not None:
-            os.chmod(scratch, 0o755)
-            os.chown(scratch / "own", cell.uid, cell.uid)
-        return cell
+            for folder in folders:
+                os.chown(folder, cell.uid, cell.uid)
+        return cell._laid_out()
+
+    def _laid_out(self) -> Self:
+        (self.outside / "own").mkdir(mode=0o700)
+        (self.outside / "hosts").write_text("127.0.0.1 localhost\n")
+        if self.uid is not None:
+            os.chmod(self.outside, 0o755)
+            os.chown(self.outside / "own", self.uid, self.uid)
+        return self
 
     @property
     def scratch(self) -> str:
@@ -121,13 +159,16 @@ class Cell:
         alone = walls == "bwrap"
         elsewhere = 0 if alone or self.uid is not None else processes.threads_of(os.getuid())
         system = (*bubblewrap.READABLE, "/etc/hosts", "/proc", "/run") if alone else bubblewrap.READABLE
+        sockets: Sockets = "isolated" if alone else "none" if self._ports is None else "internet"
         return Confinement(
             uid=self.uid,
             landlock=("forks" if alone else "all") if self.layers.landlock else "off",
             seccomp=True,
-            sockets="isolated" if alone else "none",
+            sockets=sockets,
             shared_memory=alone and self.cgroup is not None,  # else a segment stays on the machine
-            readable=[*system, *self._readable],
+            readable=[*system, *(() if self._ports is None else _RESOLVING), *self._readable],
+            writable=self._writable,
+            ports=None if self._ports is None else [*self._ports],
             shm=alone,
             processes=self.bounds.processes + elsewhere,
             most_processes=self.bounds.most_processes + elsewhere,
@@ -136,15 +177,24 @@ class Cell:
         )
 
     def spawn(
-        self, arguments: Iterable[str], channel: int, variables: Mapping[str, str], egress_socket: str = ""
+        self,
+        arguments: Iterable[str],
+        channel: int,
+        variables: Mapping[str, str],
+        egress_socket: str = "",
+        *,
+        output: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
-        """Start the interpreter within the walls. Not in a thread: it dies with the thread that started it."""
+        """Start the interpreter within the walls. Not in a thread: it dies with the thread that started it.
+
+        `output` is a descriptor for what it prints."""
         variables = {"HOME": self.scratch, "TMPDIR": self.scratch, "USER": "flash", **variables}
         command = [os.path.realpath(sys.executable), *arguments]
         if self.layers.walls == "bwrap":
             box = bubblewrap.Box(
                 readable=self._readable,
-                becomes_uid=self.uid is not None,
+                writable=self._writable,
+                becomes_uid=self.layers.second_uid,
                 proc=self.layers.proc,
                 scratch_bytes=self.bounds.scratch_bytes,
                 slots=self.bounds.slots,
@@ -157,7 +207,7 @@ class Cell:
         process = subprocess.Popen(
             [*_WAITS, *command] if self.cgroup else command,
             stdin=subprocess.PIPE if self.cgroup else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=output, stderr=output,
             pass_fds=(channel,), env=variables, cwd="/", start_new_session=True,
         )  # fmt: skip
         self._process = process
@@ -186,6 +236,11 @@ class Cell:
         if self.cgroup:
             self.cgroup.kill()
 
+    def wait(self) -> None:
+        """Until what was started is gone."""
+        if self._process is not None:
+            self._process.wait()
+
     def killed_for_memory(self) -> int:
         return self.cgroup.killed_for_memory() if self.cgroup else 0
 
@@ -211,12 +266,9 @@ def remove_tree(folder: Path) -> None:
     """Also where somebody has closed folders in it to their owner. Nothing outside of it is touched."""
     if not folder.is_dir() or folder.is_symlink():
         return
-    for root, folders, _ in os.walk(folder):
-        for name in folders:
-            with contextlib.suppress(OSError):
-                if not os.path.islink(place := os.path.join(root, name)):
-                    os.chmod(place, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    empty(str(folder))
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 @functools.cache
@@ -265,57 +317,18 @@ def _interpreter() -> list[str]:
     return sorted(str(home) for home in homes)
 
 
-def _free_uid() -> int:
-    taken = processes.uids()
-    while True:
-        uid = random.choice(UIDS)
-        if uid not in taken and not _is_somebody(uid):
-            return uid
+def _scratch() -> Path:
+    _tidy()
+    return Path(tempfile.mkdtemp(prefix=f"flash-host-{os.getpid()}-"))
 
 
-def _is_somebody(uid: int) -> bool:
-    try:
-        pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    return True
-
-
-def _without_second_uid(layers: Layers) -> Layers:
+def _without_second_uid_where_needed(layers: Layers, paths: Iterable[str]) -> Layers:
+    """Without namespaces, one can only become somebody else where that one can get to all of it."""
+    if not layers.second_uid or layers.walls != "landlock" or all(map(others.open_to_others, paths)):
+        return layers
     if landlock.abi() < landlock.SCOPED_SINCE:
         raise ConfigError(
             f"the interpreter {sys.executable} lies where only root may look, and this kernel's Landlock cannot keep "
             "author code from signalling whoever has its uid: install bubblewrap, or Python where all may read it"
         )
     return replace(layers, second_uid=False)
-
-
-def _open_to_others(path: str) -> bool:
-    """Anybody may get there and read it."""
-    place = Path(path)
-    if not place.exists():
-        return True
-    wanted = stat.S_IROTH | (stat.S_IXOTH if place.is_dir() else 0)
-    return place.stat().st_mode & wanted == wanted and all(
-        parent.stat().st_mode & stat.S_IXOTH for parent in place.parents
-    )
-
-
-def _readable_by_others(folder: Path) -> bool:
-    wanted = stat.S_IROTH | stat.S_IXOTH
-    if folder.stat().st_mode & wanted != wanted:
-        return False
-    for root, folders, files in os.walk(folder):
-        if any(os.stat(os.path.join(root, name)).st_mode & wanted != wanted for name in folders):
-            return False
-        if any(not os.stat(os.path.join(root, name)).st_mode & stat.S_IROTH for name in files):
-            return False
-    return True
-
-
-def _staged(folder: Path, copy: Path) -> Path:
-    """A copy that anybody may read."""
-    shutil.copytree(folder, copy)
-    for path in (copy, *copy.rglob("*")):
-        path.chmod(path.stat().st_mode | stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0))
-    return copy

@@ -10,13 +10,16 @@
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, cast
 
 from flash.errors import ConfigError
 
 VARIABLE = "FLASH_EGRESS"
 Operator = Literal["named", "public", "none"]
+Chooses = Callable[[str, int, Iterable[str]], str]
+"""Of a host, a port and the host's addresses: the one to connect to. Raises Barred."""
+WEB = (80, 443)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE)
@@ -75,6 +78,15 @@ def chosen(network: Sequence[str], host: str, port: int, addresses: Iterable[str
         if is_public(address) or (trusted and not _never(address)):
             return address
     raise Barred(f"{host}:{port} is at no public address" + ("" if allows == "named" else f", and {VARIABLE}={allows}"))
+
+
+def for_installing(named: Collection[tuple[str, int]], host: str, port: int, addresses: Iterable[str]) -> str:
+    """As `chosen`, for an installer: an index that the operator has named, wherever that is, and what it links to in
+    public."""
+    for address in addresses:
+        if not _never(address) if (host, port) in named else is_public(address) and port in WEB:
+            return address
+    raise Barred(f"{host}:{port} is neither a package index of the operator's nor on the public web")
 
 
 def is_public(address: str) -> bool:

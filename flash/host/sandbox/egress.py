@@ -1,23 +1,25 @@
 """The way out of one host: an HTTP proxy on a unix socket, which is all the network that the host can see.
 
 It resolves names itself and connects to the address that it has looked at, so that no name can change its meaning in
-between. CONNECT for everything, and absolute requests for plain HTTP, one a connection.
+between; only where it goes through a proxy of the operator's, that one resolves them. CONNECT for everything, and
+absolute requests for plain HTTP, one a connection.
 """
 
 import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from flash.host.sandbox.destinations import Barred, Operator, chosen, split
+from flash.host.sandbox.destinations import Barred, Chooses, split
+from flash.host.sandbox.upstream import NONE, Upstream
 
-_CONNECTIONS = 64
-_BYTES = 1 << 30
+CONNECTIONS = 64
+BYTES = 1 << 30
 """For the whole life of a host, both ways."""
 _PATIENCE_S = 10.0
 _HEAD_BYTES = 64 << 10
@@ -38,14 +40,24 @@ class _Asked:
     port: int
     head: bytes
     """What the other side is sent first: nothing for a tunnel."""
+    whole_head: bytes = b""
+    """The same for a proxy."""
 
 
 class Egress:
     """Open for as long as its host lives."""
 
-    def __init__(self, network: Sequence[str], allows: Operator, tell: Callable[[Decision], object]) -> None:
-        self._network, self._allows, self._tell = network, allows, tell
-        self._connections, self._left_bytes = 0, _BYTES
+    def __init__(
+        self,
+        chooses: Chooses,
+        tell: Callable[[Decision], object],
+        most_bytes: int,
+        most_connections: int,
+        upstream: Upstream,
+    ) -> None:
+        self._chooses, self._tell, self._upstream = chooses, tell, upstream
+        self._connections, self._most_connections = 0, most_connections
+        self._left_bytes, self._most_bytes = most_bytes, most_bytes
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -53,14 +65,16 @@ class Egress:
     async def open(
         cls,
         path: Path,
-        network: Sequence[str],
+        chooses: Chooses,
         *,
         uid: int | None,
-        allows: Operator,
         tell: Callable[[Decision], object] = lambda decision: None,
+        most_bytes: int = BYTES,
+        most_connections: int = CONNECTIONS,
+        upstream: Upstream = NONE,
     ) -> Self:
         """Listen at `path`, for the host of this uid alone; None: for our own."""
-        egress = cls(network, allows, tell)
+        egress = cls(chooses, tell, most_bytes, most_connections, upstream)
         egress._server = await asyncio.start_unix_server(egress._accept, path, limit=_HEAD_BYTES)
         os.chmod(path, 0o600)
         if uid is not None:
@@ -110,7 +124,8 @@ class Egress:
         self._tell(Decision(destination))
         with contextlib.closing(behind):
             if asked.head:
-                behind.write(asked.head)
+                proxy = self._upstream.towards(asked.host, tunnel=False)
+                behind.write(proxy.asked(asked.whole_head) if proxy else asked.head)
             else:
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             async with asyncio.TaskGroup() as both:
@@ -119,17 +134,17 @@ class Egress:
 
     async def _connected(self, asked: _Asked) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Raises Barred, OSError and TimeoutError."""
-        if self._connections > _CONNECTIONS:
-            raise Barred(f"more than {_CONNECTIONS} connections are open")
+        if self._connections > self._most_connections:
+            raise Barred(f"more than {self._most_connections} connections are open")
         if self._left_bytes <= 0:
-            raise Barred(f"more than {_BYTES >> 20} MiB have gone through")
+            raise Barred(f"more than {self._most_bytes >> 20} MiB have gone through")
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(_PATIENCE_S):
-            chosen(
-                self._network, asked.host, asked.port, ["1.1.1.1"], self._allows
-            )  # before anybody is asked for names
+            self._chooses(asked.host, asked.port, ["1.1.1.1"])  # before anybody is asked for names
+            if proxy := self._upstream.towards(asked.host, tunnel=not asked.head):
+                return await proxy.connected(asked.host, asked.port, tunnel=not asked.head)
             found = await loop.getaddrinfo(asked.host, asked.port, type=socket.SOCK_STREAM)
-            address = chosen(self._network, asked.host, asked.port, [str(one[4][0]) for one in found], self._allows)
+            address = self._chooses(asked.host, asked.port, [str(one[4][0]) for one in found])
             return await asyncio.open_connection(address, asked.port)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -161,8 +176,11 @@ def _asked(head: bytes) -> _Asked:
         for field in fields.split(b"\r\n")
         if field and field.split(b":")[0].strip().lower() not in (b"connection", b"proxy-connection", b"keep-alive")
     ]
-    lines = [f"{method} {path} {version}".encode(), *kept, b"Connection: close"]
-    return _Asked(_plain(url.hostname), url.port or 80, b"\r\n".join(lines) + b"\r\n\r\n")
+    heads = [
+        b"\r\n".join([f"{method} {asked} {version}".encode(), *kept, b"Connection: close"]) + b"\r\n\r\n"
+        for asked in (path, target)
+    ]
+    return _Asked(_plain(url.hostname), url.port or 80, *heads)
 
 
 def _plain(host: str) -> str:

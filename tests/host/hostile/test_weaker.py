@@ -41,13 +41,13 @@ def base() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def attacked(walls: str, base: Path, *, as_nobody: bool) -> str:
+def attacked(walls: str, base: Path, *, as_nobody: bool, by: str = "hostile/test_attacks.py") -> str:
     """What pytest says at the end."""
     home = os.path.realpath(sys.base_prefix)
     closed = [str(place) for place in Path(home).parents if not place.stat().st_mode & stat.S_IXOTH]
     command = [
         sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", f"{base}/pytest",
-        str(Path(__file__).with_name("test_attacks.py")),
+        str(Path(__file__).parents[1] / by),
     ]  # fmt: skip
     if as_nobody:
         os.chown(base, NOBODY, NOBODY)
@@ -78,3 +78,9 @@ def test_without_proc(base: Path) -> None:
 @pytest.mark.parametrize("walls", ["user", "landlock"])
 def test_as_an_ordinary_user(walls: str, base: Path) -> None:
     assert passed(attacked(walls, base, as_nobody=True)) >= 80
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become somebody else")
+def test_installs_of_an_ordinary_user(base: Path) -> None:
+    """In its namespaces, and within Landlock alone."""
+    assert passed(attacked("user", base, as_nobody=True, by="test_installing.py")) >= 20
