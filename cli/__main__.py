@@ -59,6 +59,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command("cli.exporting", "export", "a checkpoint as a folder that transformers and peft load"),
     "models": Command("cli.models", "models", "the base models and their limits"),
     "models pull": Command("cli.models", "pull", "fetch a base model before it is needed"),
+    "models rm": Command("cli.models", "rm", "remove a base model that was pulled"),
     "gpus": Command("cli.models", "gpus", "the accelerators in the pools"),
 }
 

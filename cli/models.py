@@ -1,12 +1,12 @@
-"""`flash models`: the base models, and fetching one before it is needed; `flash gpus`: what the pools compute on."""
+"""`flash models`: the base models, fetching and removing them; `flash gpus`: what the pools compute on."""
 
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from cli import output
-from flash.errors import NotFound
-from flash.models import ModelCard, cards, folder
+from flash.errors import NotFound, Refused
+from flash.models import ModelCard, cards, folder, pool_of, remove
 
 if TYPE_CHECKING:
     from flash.client.serving import Member
@@ -54,6 +54,40 @@ def pull(options: Namespace) -> None:
         output.data({"model": options.model, "folder": str(place)})
     else:
         output.line(f"{options.model} is in {place}")
+
+
+async def rm(options: Namespace) -> None:
+    await _require_unused(options.model, options)
+    remove(options.model, options.home)
+    if options.json:
+        output.data({"model": options.model, "removed": True})
+    else:
+        output.line(
+            f"{options.model} is no longer on this machine; `flash models pull {options.model}` fetches it again"
+        )
+
+
+async def _require_unused(model: str, options: Namespace) -> None:
+    """Raises Refused where the stack of this machine serves it, or a run of it waits there."""
+    from cli.stack import connection, serves
+
+    if serves(options.home, pool_of(model)):
+        raise Refused(f"the stack of this machine serves {model}: `flash down` first, and `flash up` without it")
+    try:
+        url = connection(options.home)
+    except NotFound:  # no stack runs, and one that starts asks for its models itself
+        return
+    from cli.session import quiet
+    from flash import client
+
+    quiet(options)
+    bus = await client.connect(lambda: url, {})
+    try:
+        live = (await client.runs(bus, states=("queued", "planning", "running"))).runs
+    finally:
+        await bus.close(0)
+    if found := next((run for run in live if run.model == model), None):
+        raise Refused(f"{found.run_id} is {found.state} and needs {model}: `flash cancel {found.run_id}` first")
 
 
 async def gpus(options: Namespace) -> None:

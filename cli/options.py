@@ -234,6 +234,10 @@ def pull(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
 
 
+def rm(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="NAME", help="as it was pulled")
+
+
 def _org(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--org", default="", metavar="NAME", help="for the operator: another organisation than one's own"

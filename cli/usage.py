@@ -38,5 +38,6 @@ EXAMPLES: dict[str, str] = {
     "export": "flash export flash-1763735000-1a2b3c4d/step-20 my-model",
     "models": "flash models",
     "models pull": "flash models pull smollm2-135m",
+    "models rm": "flash models rm smollm2-135m",
     "gpus": "flash gpus",
 }

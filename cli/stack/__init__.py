@@ -9,7 +9,7 @@ from pathlib import Path
 from cli.stack.options import Options
 from flash.errors import FlashError
 
-__all__ = ["Options", "connection", "down", "is_starting", "up"]
+__all__ = ["Options", "connection", "down", "is_starting", "serves", "up"]
 
 
 _DEATHS = 2
@@ -55,6 +55,14 @@ def is_starting(home: Path, pool: str, services: Collection[str]) -> bool:
             )
         starting |= bool(parts)
     return starting
+
+
+def serves(home: Path, pool: str) -> bool:
+    """The running stack of this home has parts of that pool, well or not."""
+    from cli.stack.home import Home
+
+    stack = Home(home).running()
+    return any(part.name.rpartition("-")[0].partition("-")[2] == pool for part in (stack.parts if stack else ()))
 
 
 def connection(home: Path) -> str:

@@ -4,7 +4,7 @@ Importing this loads no torch and no transformers; `flash.models.rendering` load
 """
 
 from flash.models.catalogue import ModelCard, card, cards, nearest, pool_of
-from flash.models.places import folder, pull
+from flash.models.places import folder, pull, remove
 from flash.models.serving import Serving, serving
 
-__all__ = ["ModelCard", "Serving", "card", "cards", "folder", "nearest", "pool_of", "pull", "serving"]
+__all__ = ["ModelCard", "Serving", "card", "cards", "folder", "nearest", "pool_of", "pull", "remove", "serving"]

