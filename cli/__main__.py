@@ -57,6 +57,7 @@ COMMANDS: dict[str, Command] = {
     "rollouts": Command("cli.rollouts", "rollouts", "what a run's policy said, and what it earned"),
     "chat": Command("cli.chat", "chat", "talk to a base model or a checkpoint"),
     "export": Command("cli.exporting", "export", "a checkpoint as a folder that transformers and peft load"),
+    "usage": Command("cli.counting", "usage", "what runs have used: steps, rollouts, tokens"),
     "models": Command("cli.models", "models", "the base models and their limits"),
     "models pull": Command("cli.models", "pull", "fetch a base model before it is needed"),
     "models rm": Command("cli.models", "rm", "remove a base model that was pulled"),

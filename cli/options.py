@@ -230,6 +230,14 @@ def export(parser: ArgumentParser) -> None:
     parser.add_argument("--public", action="store_true", help="for anybody to see, where the repository is made by it")
 
 
+def usage(parser: ArgumentParser) -> None:
+    which = "a row for each; default: day; org: every organisation, for the operator"
+    parser.add_argument("--by", choices=("day", "run", "org"), default="day", help=which)
+    parser.add_argument("--since", default="", metavar="DAY", help="from this day on, in UTC; default: ever since")
+    parser.add_argument("-n", "--limit", type=int, default=100, metavar="N", help="how many rows; default: 100; 0: all")
+    _org(parser)
+
+
 def pull(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME", help="a name of `flash models`, or a Hugging Face id")
 

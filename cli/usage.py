@@ -36,6 +36,7 @@ EXAMPLES: dict[str, str] = {
     "rollouts": "flash rollouts flash-1763735000-1a2b3c4d --step 20 --sort reward",
     "chat": 'flash chat flash-1763735000-1a2b3c4d/step-20 -m "What is 2 + 2?"',
     "export": "flash export flash-1763735000-1a2b3c4d/step-20 my-model",
+    "usage": "flash usage --by run --since 2026-11-01",
     "models": "flash models",
     "models pull": "flash models pull smollm2-135m",
     "models rm": "flash models rm smollm2-135m",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flash.contracts import access, environments, groups, hosting, preparing, record, requests, runs, steps
+from flash.contracts import access, environments, groups, hosting, preparing, record, requests, runs, steps, usage
 from flash.contracts.base import Event, Request
 
 
@@ -79,6 +79,7 @@ REQUESTS: tuple[type[Request], ...] = (
     record.RolloutsFind,
     record.RolloutsExport,
     record.AdapterFetch,
+    usage.UsageSum,
     preparing.DatasetMeasure,
     requests.Generate,
 )

@@ -5,6 +5,7 @@ Hears    run.submitted, run.planned, run.started, run.retried, run.warned, run.e
          dataset.failed, group.requested, group.generated, group.scored, group.cancelled, step.claimed, step.finished,
          step.saved, step.diverged, training.failed, record.closed
 Says     record.closed
-Answers  key.fetch, events.find, rollouts.find, rollouts.export, adapter.fetch
-Keeps    in the store, each run's events and rollouts as Parquet; as a record, how far it has written
+Answers  key.fetch, events.find, rollouts.find, rollouts.export, adapter.fetch, usage.sum
+Keeps    in the store, each run's events and rollouts as Parquet; as records, how far it has written, and what each run
+         has used
 """

@@ -27,6 +27,7 @@ GroupKey = tuple[str, int, int]
 class Segment:
     """What one segment of a run's record holds."""
 
+    org: str
     run_id: str
     events: list[Entry]
     rollouts: list[ScoredGroup]
@@ -141,7 +142,7 @@ class Book:
             events = [entry for entry in pages.events if entry.sequence <= upto]
             rollouts = [group for at, group in pages.complete if at <= upto]
             if events or rollouts:
-                yield Segment(run_id, events, rollouts)
+                yield Segment(pages.org, run_id, events, rollouts)
 
     def forget(self, upto: int) -> None:
         """What lies up to a position is written."""

@@ -14,6 +14,7 @@ from flash.contracts.catalogue import EVENTS, kind_of, noun_pattern
 from flash.contracts.hosting import SealingKey
 from flash.contracts.record import AdapterFetch, RolloutsExport, RolloutsFind
 from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent, RecorderKey
+from flash.contracts.usage import UsageSum
 from flash.errors import Refused
 from flash.secrets import KeyPair
 from flash.store import Store
@@ -25,6 +26,7 @@ from services.recorder.parquet import read_events
 from services.recorder.rollouts import Rollouts
 from services.recorder.settings import Settings
 from services.recorder.shelf import Shelf
+from services.recorder.usage import Usage
 from services.recorder.writing import Writer
 
 NOUNS = sorted({row.event.name.split(".")[0] for row in EVENTS if "run_id" in row.event.address})
@@ -39,7 +41,8 @@ class Recorder:
         self._bus = bus
         self._settings = settings
         self._shelf = Shelf(store, settings.home / "record", settings.cache_bytes)
-        self.writer = Writer(bus, store, bus.records("recorder"), self._shelf, settings, now=now)
+        self._usage = Usage(bus.records("usage"))
+        self.writer = Writer(bus, store, bus.records("recorder"), self._shelf, self._usage, settings, now=now)
         self._rollouts = Rollouts(store, self._shelf, self.writer, settings)
         self._adapters = Adapters(store)
         self._keys = KeyPair.kept(settings.key_file or settings.home / "keys" / "recorder")
@@ -56,6 +59,7 @@ class Recorder:
             RolloutsFind: self._rollouts.find,
             RolloutsExport: self._rollouts.export,
             AdapterFetch: self._adapters.fetch,
+            UsageSum: self._usage.on_usage_sum,
         }
 
     async def watch(self) -> None:

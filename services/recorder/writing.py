@@ -23,6 +23,7 @@ from services.recorder.parquet import events_file, rollouts_file
 from services.recorder.settings import Settings
 from services.recorder.shelf import Shelf
 from services.recorder.trimming import Trimmer
+from services.recorder.usage import Usage
 
 POSITION = "position"
 """The id of the record."""
@@ -48,11 +49,20 @@ class Writer:
     """Reads every fact about runs, and keeps it until it lies in a segment."""
 
     def __init__(
-        self, bus: Bus, store: Store, records: Records, shelf: Shelf, settings: Settings, *, now: Callable[[], float]
+        self,
+        bus: Bus,
+        store: Store,
+        records: Records,
+        shelf: Shelf,
+        usage: Usage,
+        settings: Settings,
+        *,
+        now: Callable[[], float],
     ) -> None:
         self._bus = bus
         self._records = records
         self._shelf = shelf
+        self._usage = usage
         self._settings = settings
         self._now = now
         self._trimmer = Trimmer(bus, store, settings.keep_steps)
@@ -132,6 +142,7 @@ class Writer:
         read_until, self._waits_since = self.book.read, None
         for segment in list(self.book.segments(plan.upto)):
             await self._put(segment, plan.done + 1, plan.upto)
+            await self._usage.add(segment, plan.upto)
             chaos.point("segment-stored")
         begin = self.book.begin(plan.upto)
         await self._records.update(POSITION, lambda found: _done(found, plan.upto, begin))

@@ -29,6 +29,7 @@ from flash.contracts.requests import (
     RunSubmit,
 )
 from flash.contracts.spec import RunSpec
+from flash.contracts.usage import UsageRow, UsageSum, UsageSummed, Used
 from flash.contracts.values import Fault, Message
 from flash.records import MemoryRecords, Records
 from flash.store.memory import MemoryStore
@@ -73,6 +74,7 @@ class FakeStack:
     """The files of each, by digest."""
     specs: list[RunSpec] = field(default_factory=list)
     sealed: list[dict[str, bytes]] = field(default_factory=list)
+    counted: list[UsageSum] = field(default_factory=list)
     checks: list[EnvironmentCheck] = field(default_factory=list)
     heard: list[list[Message]] = field(default_factory=list)
 
@@ -89,7 +91,9 @@ class FakeStack:
             RunResume: self._on_resume,
         }  # fmt: skip
         await bus.answer("scheduler", scheduler)
-        await bus.answer("recorder", {EventsFind: self._on_find, AdapterFetch: self._on_fetch})
+        await bus.answer(
+            "recorder", {EventsFind: self._on_find, AdapterFetch: self._on_fetch, UsageSum: self._on_usage}
+        )
         for pool in POOLS:
             await bus.answer(
                 "rollout", {Generate: self._on_generate, DatasetMeasure: self._on_measure}, pool=pool, **self.computes
@@ -167,6 +171,12 @@ class FakeStack:
         file = self.adapters[request.digest][request.file]
         if data := file[request.start :][:1_000_000]:
             yield FilePart(data=data)
+
+    async def _on_usage(self, request: UsageSum) -> UsageSummed:
+        self.counted.append(request)
+        rows = [UsageRow(name=f"2026-11-2{n}", used=Used(runs=n, sampled_tokens=1000 * n)) for n in (2, 1)]
+        page = rows[request.offset :][:1]
+        return UsageSummed(rows=page, count=2, total=Used(runs=3, sampled_tokens=3000))
 
     async def _on_generate(self, request: Generate) -> AsyncIterator[GeneratedText]:
         self.heard.append(request.messages)

@@ -64,7 +64,7 @@ class Facts:
         trained = [TrainedGroup(group=group, advantages=advantages) for group in range(groups)] if step else []
         return StepFinished(
             org=ORG, run_id=self.run_id, attempt=1, step=step, policy=PolicyRef(version=step), groups=trained,
-            metrics={"reward": 0.1 * step},
+            metrics={"reward": 0.1 * step, "tokens": 10.0 * step},
         )  # fmt: skip
 
     def whole(self, steps: int = 3, groups: int = 2) -> list[Event]:

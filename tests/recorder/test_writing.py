@@ -14,7 +14,9 @@ from flash.bus.wire import Letter
 from flash.contracts.catalogue import kind_of
 from flash.contracts.packing import pack_floats, unpack_floats, unpack_ids
 from flash.contracts.record import RecordClosed
+from flash.contracts.usage import UsageSum, Used
 from services.recorder import writing
+from services.recorder.usage import Usage
 
 EVENTS = ["sequence", "time", "subject", "message_id", "caused_by", "body"]
 ROLLOUTS = [
@@ -67,6 +69,11 @@ async def holds(recording: Any, steps: int = 3, groups: int = 2) -> None:
     assert [row["advantage"] for row in rollouts if row["index"] == 0] == [
         step + 0.5 for step in range(1, steps + 1) for _ in range(groups)
     ]
+    counted = await Usage(recording.bus.records("usage")).on_usage_sum(UsageSum(org="local", by="run"))
+    assert {row.name: row.used for row in counted.rows}["r1"] == Used(
+        steps=steps, rollouts=2 * groups * steps, sampled_tokens=4 * groups * steps,
+        trained_tokens=sum(10 * step for step in range(1, steps + 1)),
+    )  # fmt: skip
 
 
 async def test_every_fact_is_written_word_for_word_large_ones_too(recording: Any, facts: Any) -> None:
