@@ -45,13 +45,14 @@ async def require_pool(
 ) -> None:
     """Nothing, where replicas of each service that the run needs serve its model, and can do what it asks for.
 
-    One that starts again is waited for, and longer where `is_starting` says so of the services that are away. Raises
-    NotFound, saying how to start one, and ConfigError.
+    One that starts again is waited for, and longer where `is_starting` says so of the services that are away, or they
+    have announced themselves. Raises NotFound, saying how to start one, and ConfigError.
     """
     clock = asyncio.get_running_loop().time
     began, has_said = clock(), False
     while absent := absent_services(spec, members := await pools(bus)):
-        if clock() - began >= (START_S if is_starting(absent) else PATIENCE_S):
+        starting = is_starting(absent) or await _are_announced(bus, spec, absent)
+        if clock() - began >= (START_S if starting else PATIENCE_S):
             raise NotFound(_nobody(spec, absent, members))
         if not has_said:
             say(f"waiting for a {' and a '.join(absent)} that serves {spec.model}: `flash ps` shows how they stand")
@@ -67,6 +68,11 @@ def absent_services(spec: RunSpec, members: Sequence[Member]) -> list[str]:
     needed = ["rollout", "learner"] if spec.train else ["rollout"]
     there = {member.service for member in members if member.serving.pool == spec.pool}
     return [service for service in needed if service not in there]
+
+
+async def _are_announced(bus: Bus, spec: RunSpec, services: Sequence[str]) -> bool:
+    coming = {r.service for r in await bus.replicas(announced=True) if r.metadata.get("pool") == spec.pool}
+    return coming.issuperset(services)
 
 
 def _nobody(spec: RunSpec, absent: Sequence[str], members: Sequence[Member]) -> str:

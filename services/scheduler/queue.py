@@ -20,6 +20,8 @@ class Surroundings:
     serving: Mapping[str, frozenset[Token]] | None = None
     """The pools of which somebody answers, by service; the empty one where a service has none. None: nobody has looked.
     """
+    coming: Mapping[str, frozenset[Token]] = field(default_factory=dict)
+    """The same of those who only warm up."""
     free_bytes: int | None = None
     """Of the disk that this stack writes to; None: it is not on this machine."""
     wanted_bytes: int = 0
@@ -131,7 +133,10 @@ def _learner(run: Run, live: list[Run], around: Surroundings) -> tuple[int, str]
 
 def _nobody(around: Surroundings, service: str, run: Run | None = None) -> str:
     """What to add where no replica of a service, or none that serves the run's model, is there."""
-    if around.serving is None or (run.spec.pool if run else "") in around.serving.get(service, frozenset()):
+    pool = run.spec.pool if run else ""
+    if around.serving is None or pool in around.serving.get(service, frozenset()):
         return ""
+    if pool in around.coming.get(service, frozenset()):
+        return ", and one is warming up"
     start = f"`flash up --model {run.spec.model}` starts one" if run else "`flash ps` shows what is"
     return f", and none is running: {start}"

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -13,8 +13,8 @@ import msgspec
 import structlog
 
 from flash import chaos
-from flash.bus import Bus, Told
-from flash.contracts.base import Event, Request, RunEvent, Scope
+from flash.bus import Bus, Replica, Told
+from flash.contracts.base import Event, Request, RunEvent, Scope, Token
 from flash.contracts.groups import GroupRequested, GroupScored
 from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
 from flash.contracts.requests import (
@@ -307,16 +307,16 @@ class Scheduler:
 
     async def _look(self) -> None:
         try:
-            replicas = await self._bus.replicas()
+            replicas = await self._bus.replicas(announced=True)
         except BusError as error:
             log.warning("replicas.unknown", reason=str(error))
             return
-        serving: defaultdict[str, set[str]] = defaultdict(set)
-        for replica in replicas:
-            serving[replica.service].add(replica.metadata.get("pool", ""))
-        free = await asyncio.to_thread(self._free_bytes)
-        found = {service: frozenset(pools) for service, pools in serving.items()}
-        self._around = replace(self._around, serving=found, free_bytes=free)
+        self._around = replace(
+            self._around,
+            serving=_pools(replica for replica in replicas if replica.is_ready),
+            coming=_pools(replica for replica in replicas if not replica.is_ready),
+            free_bytes=await asyncio.to_thread(self._free_bytes),
+        )
 
     def _forget(self, run: Run) -> None:
         """Drop what only a live run needs."""
@@ -325,6 +325,14 @@ class Scheduler:
         self._asked.pop(run_id, None)
         if self._live.pop(run_id, None) is not None and self._caught_up.is_set():
             log.info("run.ended", run_id=run_id, state=run.state)
+
+
+def _pools(replicas: Iterable[Replica]) -> dict[str, frozenset[Token]]:
+    """By service."""
+    found: defaultdict[str, set[Token]] = defaultdict(set)
+    for replica in replicas:
+        found[replica.service].add(replica.metadata.get("pool", ""))
+    return {service: frozenset(pools) for service, pools in found.items()}
 
 
 def free_bytes_of(settings: Settings) -> int | None:

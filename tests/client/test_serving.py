@@ -81,6 +81,18 @@ async def test_a_model_that_nothing_serves_is_refused_with_what_to_start() -> No
     )
 
 
+async def test_a_pool_that_warms_up_is_waited_for() -> None:
+    bus = await stack("rollout")
+    await bus.announce("learner", pool="tiny")
+    said: asyncio.Queue[str] = asyncio.Queue()
+    waiting = asyncio.create_task(require_pool(bus, spec(), say=said.put_nowait))
+    assert await said.get() == "waiting for a learner that serves tiny: `flash ps` shows how they stand"
+
+    await bus.answer("learner", {}, **serving())
+
+    await waiting
+
+
 async def test_a_mistyped_id_is_met_with_the_nearest_model() -> None:
     with pytest.raises(NotFound, match=r"or did you mean Qwen/Qwen3-0.6B\?$"):
         await require_pool(await stack(), spec("Qwen/Qwen3-0.7B"))

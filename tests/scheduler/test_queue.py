@@ -67,6 +67,13 @@ def test_a_run_that_no_replica_serves_says_how_to_start_one() -> None:
     assert told(after(claimed(1), run), [run]) == (0, "")
 
 
+def test_a_run_whose_pool_is_only_starting_says_so() -> None:
+    coming = Surroundings(serving={}, coming={"learner": frozenset({"tiny"})})
+    run = run_after(prepared(), started())
+
+    assert told(run, [run], coming) == (1, "a learner of pool tiny, and one is warming up")
+
+
 def test_a_run_whose_learner_is_busy_says_its_position_in_the_pool() -> None:
     first = run_after(prepared(), started())
     second = replace(first, spec=msgspec.structs.replace(first.spec, run_id="r2"), started_at=5.0, place=9)

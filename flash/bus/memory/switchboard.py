@@ -56,7 +56,7 @@ class MemorySwitchboard:
             request_subject(kind, metadata[kind.route] if kind.route else None): answer
             for kind, answer in answers.items()
         }
-        for desk in [desk for desk in self._own if not desk.replica.is_ready]:
+        for desk in [desk for desk in self._own if not desk.replica.is_ready and desk.replica.service == service]:
             self._own.remove(desk)
             self._desks.remove(desk)
         self._sit(Desk(replica, by_subject, done, admit))
