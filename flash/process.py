@@ -29,8 +29,8 @@ HEALTH_S = 1.0
 """How often a service shows that it is well."""
 HEALTH_WAIT_S = 5.0
 """How long its bus may take to answer."""
-LAST_S = 5.0
-"""How long a process that has handed back everything may take to end: a thread that is at work may hold it."""
+LAST_S = 8.0
+"""How long a process may take to end beyond its grace: a bus that is away, or a thread at work, may hold it."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitabl
         await stop.wait()
     finally:
         log.info("service.stopping")
+        _end_within(settings.grace_s + LAST_S, code=int(bool(failed) or sys.exc_info()[1] is not None))
         for task in list(beside):
             task.cancel()
         if settings.health_file:
             settings.health_file.unlink(missing_ok=True)
         await bus.close(settings.grace_s)
-        _end_within(LAST_S, code=len(failed[:1]))
     if failed:
         raise failed[0]
 
@@ -130,7 +130,7 @@ async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
 
 
 def _end_within(seconds: float, *, code: int) -> None:
-    """A model that is being loaded cannot be interrupted, and nobody needs it any more."""
+    """Without waiting any longer for what cannot be interrupted: a model that is being loaded, say."""
 
     def end() -> None:
         structlog.get_logger().warning("service.cut-short", after_s=seconds)

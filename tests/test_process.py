@@ -8,7 +8,7 @@ from pathlib import Path
 from flash.bus.server import NatsServer
 
 
-async def test_a_service_shows_that_it_is_well_for_as_long_as_its_bus_answers(
+async def test_a_service_shows_that_it_is_well_while_its_bus_answers_and_leaves_also_without_one(
     server: NatsServer, tmp_path: Path
 ) -> None:
     health = tmp_path / "healthy"
@@ -29,8 +29,10 @@ async def test_a_service_shows_that_it_is_well_for_as_long_as_its_bus_answers(
         await server.start()
         await until_there(health)
 
+        await server.kill()
         hub.terminate()
-        assert await hub.wait() == 0
+        async with asyncio.timeout(15):
+            assert await hub.wait() == 0
         assert not health.exists()
     finally:
         if hub.returncode is None:
@@ -54,7 +56,10 @@ process.main("loading", ServiceSettings, serve)
 
 
 async def test_a_service_that_is_only_starting_leaves_when_it_is_told(server: NatsServer, tmp_path: Path) -> None:
-    told = {"FLASH_NATS_URL": server.url, "FLASH_STORE_URL": f"file://{tmp_path}/store", "FLASH_HOME": str(tmp_path)}
+    told = {
+        "FLASH_NATS_URL": server.url, "FLASH_STORE_URL": f"file://{tmp_path}/store", "FLASH_HOME": str(tmp_path),
+        "FLASH_GRACE_S": "0",
+    }  # fmt: skip
     service = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-c", LOADING, env=os.environ | told, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

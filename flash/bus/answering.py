@@ -1,6 +1,7 @@
 """Requests and replies as messages, the same on both buses."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import msgspec
 from flash import errors
 from flash.bus import Admit
 from flash.contracts.base import Request
-from flash.errors import BusError, FlashError, Refused
+from flash.errors import BusError, FlashError, NobodyAnswers, Refused
 from flash.logs import Log
 
 TOKEN = "flash-token"
@@ -18,6 +19,9 @@ ERROR = "flash-error"
 """Header: the class of the error whose text is the body."""
 LAST = "flash-last"
 """Header: nothing follows."""
+
+TOLD_S = 1.0
+"""How long it may take to tell somebody that we leave."""
 
 Answer = Callable[[Any], Any]
 
@@ -42,12 +46,27 @@ async def replies(
             async for part in parts:
                 yield msgspec.msgpack.encode(part), {}
         yield b"", {LAST: "1"}
+    except asyncio.CancelledError:  # we leave
+        text = f"the {kind.service} that took {kind.name} has left before it answered: ask again"
+        yield text.encode(), {ERROR: NobodyAnswers.__name__, LAST: "1"}
+        raise
     except FlashError as error:
         yield str(error).encode(), {ERROR: type(error).__name__, LAST: "1"}
     except Exception as error:
         log.exception("request.failed", request=kind.name)
         text = f"{kind.service} could not answer {kind.name}: {type(error).__name__}: {error}"
         yield text.encode(), {ERROR: "BusError", LAST: "1"}
+
+
+async def let_go(running: Collection[asyncio.Task[None]], grace_s: float) -> None:
+    """Let requests in hand finish for `grace_s`; whoever asked the rest is told that we leave."""
+    if not running:
+        return
+    _, late = await asyncio.wait(running, timeout=grace_s)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late, timeout=TOLD_S)
 
 
 def asking(token: str) -> dict[str, str]:

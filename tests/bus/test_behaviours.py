@@ -694,6 +694,25 @@ async def test_an_error_of_ours_reaches_the_asker_as_it_was_raised_and_any_other
         await asker.ask(RunCancel(org="local", run_id="r2"))
 
 
+async def test_who_waits_for_a_replica_that_leaves_is_told_so(side: Any) -> None:
+    scheduler, asker = await side.bus("scheduler:one"), await side.bus("cli:1")
+    taken = asyncio.Event()
+
+    async def cancel(request: RunCancel) -> RunState:
+        taken.set()
+        await asyncio.sleep(60)
+        return STATE
+
+    await scheduler.answer("scheduler", {RunCancel: cancel})
+    asking = asyncio.create_task(asker.ask(RunCancel(org="local", run_id="r1"), timeout_s=30))
+    await taken.wait()
+    await scheduler.close(grace_s=0.05)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(NobodyAnswers, match=r"the scheduler that took run\.cancel has left"):
+            await asking
+
+
 async def test_a_replica_that_is_on_its_way_is_seen_and_counts_once_it_answers(side: Any) -> None:
     one, asker = await side.bus("scheduler:one"), await side.bus("cli:1")
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -164,7 +165,8 @@ class Connection:
 
     async def close(self) -> None:
         stop_trying(self._client)
-        await self._client.close()
+        with suppress(ConnectionError):  # the server is gone: nothing more can be said
+            await self._client.close()
 
     async def _on_reply(self, msg: Msg) -> None:
         take = self._waiting.get(msg.subject.rpartition(".")[2])

@@ -11,7 +11,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from flash.bus import Admit, Replica
-from flash.bus.answering import ERROR, LAST, asking, is_last, nobody_answers, read_reply, replies
+from flash.bus.answering import ERROR, LAST, asking, is_last, let_go, nobody_answers, read_reply, replies
 from flash.bus.jetstream.connection import NO_RESPONDERS, Connection, is_status
 from flash.contracts.base import Request, request_subject
 from flash.errors import BusError, NobodyAnswers, Unanswered
@@ -122,10 +122,7 @@ class NatsSwitchboard:
         for service in self._services:
             await _stopped(service)
         self._services = []
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=grace_s)
-            for task in late:
-                task.cancel()
+        await let_go(set(self._running), grace_s)
 
     async def _first(self, request: Request, arrived: asyncio.Queue[Msg], inbox: str, timeout_s: float) -> Msg:
         """The first reply. A service that is only starting is waited for."""

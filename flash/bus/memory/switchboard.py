@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from flash.bus import Admit, Replica
-from flash.bus.answering import asking, is_last, nobody_answers, read_reply, replies
+from flash.bus.answering import asking, is_last, let_go, nobody_answers, read_reply, replies
 from flash.bus.memory.clock import Clock
 from flash.contracts.base import Request, request_subject
 from flash.errors import BusError, NobodyAnswers, Unanswered
@@ -100,11 +100,8 @@ class MemorySwitchboard:
         for desk in self._own:
             self._desks.remove(desk)
         running = {task for desk in self._own for task in desk.running}
-        if running:
-            _, late = await asyncio.wait(running, timeout=grace_s)
-            for task in late:
-                task.cancel()
         self._own = []
+        await let_go(running, grace_s)
 
     def _sit(self, desk: Desk) -> None:
         self._own.append(desk)
