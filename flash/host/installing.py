@@ -23,7 +23,8 @@ import msgspec
 
 from flash.host.child.frames import LENGTH, VERSION, Install, encode, framed
 from flash.host.indexes import Indexes
-from flash.host.link import launched, library, printable
+from flash.host.launching import launched, library
+from flash.host.link import printable
 from flash.host.sandbox import EGRESS_SOCKET, Bounds, Cell, Decision, Egress, Layers, private_bytes
 from flash.host.sandbox.destinations import WEB, for_installing
 

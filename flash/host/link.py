@@ -6,7 +6,6 @@ import secrets
 import socket
 import struct
 import subprocess
-import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,9 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-import envsdk
 from flash.contracts.values import Example, Fault, FaultKind, Metric, Verdict
-from flash.host import child
 from flash.host.child.frames import FRAME_BYTES, SPARES, VERSION, Config, Further, Question
+from flash.host.launching import VARIABLES, launched, library, packages
 from flash.host.sandbox import EGRESS_SOCKET, LOOPBACK, Bounds, Cell, Egress, chosen, private_bytes
 from flash.host.sandbox.destinations import chosen as chosen_address
 from flash.host.sandbox.destinations import operator, parsed
@@ -30,15 +28,6 @@ GRACE_S = 3.0
 HANG_UP_S = 10.0
 """How long the zygote may take to end a fork that stays: others live in it, so it is not killed lightly."""
 
-_VARIABLES = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "LANG": "C.UTF-8",
-    "LD_BIND_NOW": "1",  # what is bound late is bound anew in each fork; taken away before the author's code
-    "MALLOC_ARENA_MAX": "2",  # else each thread's arena takes 64 MiB of the address space
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 _WORDS = " ".join(
     (
         *(name for kind in (Described, Verdict, Metric, Fault, Example) for name in kind.__struct_fields__),
@@ -132,7 +121,7 @@ class Link(asyncio.Protocol):
         ours.setblocking(False)
         egress = await _egress(spec, cell)
         arguments, socket_there = launched("starting", theirs.fileno()), cell.egress_path if egress else ""
-        process = cell.spawn(arguments, theirs.fileno(), _VARIABLES, socket_there)
+        process = cell.spawn(arguments, theirs.fileno(), VARIABLES, socket_there)
         theirs.close()
         link = cls(process, cell, egress, [value for value in spec.secrets.values() if value not in _WORDS])
         await loop.create_connection(lambda: link, sock=ours)
@@ -325,18 +314,6 @@ def printable(output: bytes) -> str:
     )
 
 
-def launched(what: Literal["starting", "installing"], channel: int) -> list[str]:
-    """The interpreter's arguments for the script within the walls. msgspec and envsdk are on its path, and off it again
-    before an author's code is imported."""
-    libraries = dict.fromkeys(str(Path(str(module.__file__)).parent.parent) for module in (msgspec, envsdk))
-    return ["-I", "-S", "-B", str(Path(str(child.__file__)).parent / "__main__.py"), what, str(channel), *libraries]
-
-
-def library() -> list[str]:
-    """What that script reads."""
-    return [str(Path(str(module.__file__)).parent) for module in (child, msgspec, envsdk)]
-
-
 def _cell(spec: HostSpec) -> Cell:
     limits = spec.limits
     forks = limits.slots + limits.episodes + SPARES
@@ -349,7 +326,7 @@ def _cell(spec: HostSpec) -> Cell:
         open_files=max(limits.open_files, 64 + 4 * forks),
         file_bytes=limits.file_bytes,
     )
-    readable = library() + _packages()
+    readable = library() + packages()
     if spec.requirements:
         readable.append(str(spec.requirements.resolve()))
     return Cell.make(spec.layers or chosen(), bounds, folder=spec.folder, readable=readable)
@@ -362,7 +339,7 @@ def _config(spec: HostSpec, cell: Cell, has_egress: bool) -> Config:
         params=dict(spec.params),
         variables={**spec.env, **spec.secrets},
         requirements=str(spec.requirements.resolve()) if spec.requirements else "",
-        packages=_packages(),
+        packages=packages(),
         scratch=cell.scratch,
         slots=spec.limits.slots,
         episodes=spec.limits.episodes,
@@ -389,8 +366,3 @@ async def _egress(spec: HostSpec, cell: Cell) -> Egress | None:
         raise LoadFailed(Fault(kind="load-failed", message=found))
     chooses = partial(chosen_address, spec.network, allows=operator())
     return await Egress.open(Path(cell.egress_path), chooses, uid=cell.uid, tell=spec.tell)
-
-
-def _packages() -> list[str]:
-    """What is installed beside Flash."""
-    return list(dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))

@@ -5,6 +5,7 @@
     zygote         the loop: questions in, forks, answers out
     slot           the place of a fork
     strays         processes that somebody has left behind
+    polling        waiting for several descriptors, on every system
     answering      what a fork does
     frames         what goes over the channels
     confinement    the layers that a process puts on itself; `seccomp`, `landlock`

@@ -1,10 +1,13 @@
 """How the zygote shuts itself in before it imports a line of the author's: for ever, or nothing is loaded."""
 
+import _thread
 import contextlib
 import ctypes
 import os
 import resource
 import signal
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +21,9 @@ _LOCKED_BYTES = 64 << 10
 _CAPABILITY_VERSION_3 = 0x20080522
 _DEATH_SIGNAL, _DUMPABLE, _SUBREAPER, _NO_NEW_PRIVS = 1, 4, 36, 38
 _libc = ctypes.CDLL(None, use_errno=True)
-_prctl = _libc.prctl
+_prctl = getattr(_libc, "prctl", None)
+"""None: this is not Linux, and nobody asks for more than limits."""
+_PARENT_LOOKED_S = 0.5
 
 
 class Confinement(msgspec.Struct):
@@ -122,7 +127,7 @@ def _die_first() -> None:
 
 
 def set_flag(flag: int, value: int) -> None:
-    if _prctl(flag, value, 0, 0, 0):
+    if _prctl is not None and _prctl(flag, value, 0, 0, 0):
         raise OSError(ctypes.get_errno(), f"prctl {flag}: {os.strerror(ctypes.get_errno())}")
 
 
@@ -133,11 +138,31 @@ def die_with(parent: int) -> None:
         os._exit(0)
 
 
+def outlive_nobody(parent: int) -> Callable[[], object]:
+    """Where no signal tells of a parent's death, a thread looks whether it is there still. What is given stops it."""
+    if _prctl is not None:
+        return lambda: None
+    stopped = _thread.allocate_lock()
+
+    def look() -> None:
+        while not stopped.acquire(True, _PARENT_LOOKED_S):
+            if os.getppid() != parent:
+                os.killpg(0, signal.SIGKILL)  # ours alone: hosts and forks begin one each
+
+    stopped.acquire()
+    _thread.start_new_thread(look, ())
+    return stopped.release
+
+
 def limit(which: int, soft: int, hard: int | None = None) -> None:
-    """Never above what we were given."""
+    """Never above what we were given. Address space is not limited on macOS, which refuses it."""
     most = resource.getrlimit(which)[1]
     bounded = [value if most == resource.RLIM_INFINITY else min(value, most) for value in (soft, hard or soft)]
-    resource.setrlimit(which, (bounded[0], bounded[1]))
+    try:
+        resource.setrlimit(which, (bounded[0], bounded[1]))
+    except ValueError:
+        if sys.platform == "linux" or which != resource.RLIMIT_AS:
+            raise
 
 
 def _limit_all(confinement: Confinement) -> None:

@@ -8,11 +8,11 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
 from typing import Any, NoReturn
 
 from .confinement import die_with
 from .frames import OUT_OF_REACH
+from .polling import ERR, HUP, IN, OUT, poller
 
 PORT = 3128
 _BEHIND = 1 << 20
@@ -96,11 +96,11 @@ class _End:
 
 class _Carrier:
     def __init__(self, path: str, listening: Sequence[tuple[socket.socket, bytes]]) -> None:
-        self._path, self._poll = path, epoll()
+        self._path, self._poll = path, poller()
         self._ears = {ear.fileno(): (ear, asks) for ear, asks in listening}
         self._ends: dict[int, _End] = {}
         for number in self._ears:
-            self._poll.register(number, EPOLLIN)
+            self._poll.register(number, IN)
 
     def run(self) -> NoReturn:
         while True:
@@ -128,7 +128,7 @@ class _Carrier:
             self._listen_anew(one)
 
     def _carry(self, end: _End, event: int) -> None:
-        if event & (EPOLLIN | EPOLLHUP | EPOLLERR) and not end.is_done:
+        if event & (IN | HUP | ERR) and not end.is_done:
             self._read(end)
         for one in (end.other, end):
             self._write(one)
@@ -174,8 +174,8 @@ class _Carrier:
     def _listen_anew(self, end: _End) -> None:
         """Nothing is read from the faster side while the slower one is behind."""
         for one in (end, end.other):
-            reads = EPOLLIN if not one.is_done and len(one.other.to_send) < _BEHIND else 0
-            self._poll.modify(one.socket.fileno(), reads | (EPOLLOUT if one.to_send else 0))
+            reads = IN if not one.is_done and len(one.other.to_send) < _BEHIND else 0
+            self._poll.modify(one.socket.fileno(), reads | (OUT if one.to_send else 0))
 
     def _close(self, end: _End) -> None:
         for one in (end, end.other):

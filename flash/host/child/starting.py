@@ -19,7 +19,7 @@ from envsdk.faults import fault, missing_need
 from envsdk.hosted import Hosted
 
 from .answering import rehearse
-from .confinement import Views, limit, lock_down
+from .confinement import Views, limit, lock_down, outlive_nobody
 from .frames import SPARES, VERSION, Config, encode, framed, read_frame
 from .relay import VARIABLES, Relay, explain_refusals
 from .zygote import Zygote
@@ -55,7 +55,9 @@ def _begun(channel: socket.socket, config: Config) -> tuple[Zygote, dict[str, An
     relay = Relay(config.egress_socket, config.loopback_ports) if config.egress_socket else None
     if config.confinement.seccomp:
         explain_refusals(config.network)
+    loaded = outlive_nobody(config.parent)  # until we listen, nobody notices otherwise
     hosted = _load(config)
+    loaded()
     about = hosted.about()
     slots = max(1, min(config.slots, about["max_score_concurrency"]))
     slots += config.episodes if about["multi_turn"] else 0

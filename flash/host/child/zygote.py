@@ -8,9 +8,9 @@ import contextlib
 import math
 import os
 import resource
-import select
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections import deque
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from envsdk.hosted import Hosted
 
 from .answering import answer
-from .confinement import Views, die_with, limit
+from .confinement import Views, die_with, limit, outlive_nobody
 from .frames import (
     ANSWER_BYTES,
     HEAD,
@@ -34,6 +34,7 @@ from .frames import (
     framed,
     take_frame,
 )
+from .polling import IN, descriptors, poller
 from .relay import Relay
 from .slot import Slot
 from .strays import kill, sweep
@@ -68,12 +69,12 @@ class Zygote:
     ) -> None:
         self.channel, self.hosted, self.config, self.pid = channel, hosted, config, os.getpid()
         self.views, self.relay = views, relay
-        self.poll = select.epoll()
+        self.poll = poller()
         self.slots = [
             Slot(f"{config.scratch}/slot-{number}", config.confinement, f"{config.scratch}/loaded")
             for number in range(slots)
         ]
-        self.ours = [channel.fileno(), self.poll.fileno(), *views.descriptors()]
+        self.ours = [channel.fileno(), *descriptors(self.poll), *views.descriptors()]
         """Descriptors that forks do not keep."""
         self.ours += [fd for slot in self.slots for fd in slot.descriptors()]
         self.free = list(range(slots))
@@ -91,7 +92,7 @@ class Zygote:
 
     def run(self) -> NoReturn:
         self.channel.setblocking(False)
-        self.poll.register(self.channel.fileno(), select.EPOLLIN)
+        self.poll.register(self.channel.fileno(), IN)
         while True:
             self.hand_out()
             for fd, _ in self.poll.poll(self.patience_s()):
@@ -215,7 +216,7 @@ class Zygote:
             ours.setblocking(False)
             fork = Fork(pid=pid, slot=slot, channel=ours)
             self.forks[pid] = self.by_fd[ours.fileno()] = fork
-            self.poll.register(ours.fileno(), select.EPOLLIN)
+            self.poll.register(ours.fileno(), IN)
             self.spares.append(fork)
         return bool(pids)
 
@@ -238,7 +239,7 @@ class Zygote:
             self.by_question.pop(fork.question.id, None)
         if fork.question and fork.usage:
             output = self.output_of(fork, self.slots[fork.slot].printed())
-            self.tell("ended", fork.question.id, status, detail, output, busy_us, fork.usage.ru_maxrss)
+            self.tell("ended", fork.question.id, status, detail, output, busy_us, _kilobytes(fork.usage.ru_maxrss))
         self.slots[fork.slot].empty()
         self.free.append(fork.slot)
 
@@ -314,6 +315,7 @@ class Zygote:
         try:
             os.setsid()
             die_with(self.pid)
+            outlive_nobody(self.pid)
             slot.enter()
             slot.fence.enter()
             kept = channel.fileno()
@@ -327,6 +329,11 @@ class Zygote:
             traceback.print_exc()
         finally:
             os._exit(70)
+
+
+def _kilobytes(max_rss: int) -> int:
+    """macOS tells it in bytes."""
+    return max_rss >> 10 if sys.platform == "darwin" else max_rss
 
 
 def _signal_name(number: int) -> str:

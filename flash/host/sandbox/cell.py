@@ -276,7 +276,7 @@ def _tidy() -> None:
     """Once in a process: remove the folders of those that were killed."""
     for folder in Path(tempfile.gettempdir()).glob("flash-host-*-*"):
         maker = folder.name.split("-")[2]
-        if maker.isdigit() and not os.path.exists(f"/proc/{maker}") and folder.stat().st_uid == os.getuid():
+        if maker.isdigit() and not processes.is_alive(int(maker)) and folder.stat().st_uid == os.getuid():
             remove_tree(folder)
 
 

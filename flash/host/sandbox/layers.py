@@ -23,6 +23,10 @@ from flash.host.sandbox import bubblewrap, cgroup
 VARIABLE = "FLASH_SANDBOX"
 Walls = Literal["bwrap", "landlock", "none"]
 _TRIED_S = 10.0
+_ELSEWHERE = (
+    "environments run in processes of their own, with deadlines and limits of CPU time, open files and file size; they "
+    "can read, write and reach whatever you can, and memory is not limited: run only those you trust"
+)
 _BECOMING = 1 << 0 | 1 << 6 | 1 << 7
 """CAP_CHOWN, CAP_SETGID, CAP_SETUID: a folder for another uid, and to become it."""
 
@@ -94,7 +98,12 @@ def chosen(environment: Mapping[str, str] | None = None) -> Layers:
 def decided(asked: str, findings: Findings, system: str = sys.platform) -> Layers:
     """The best layers among the findings. Raises ConfigError where they are less than what is asked for."""
     layers = best(findings)
-    if layers is None and asked == "auto" and system != "linux":
+    if system != "linux" and asked == "require":
+        raise ConfigError(
+            f"{VARIABLE}=require, but {system} has no sandbox: run scorers on Linux, for example in a container"
+        )
+    if system != "linux":
+        _warn_once(system)
         return NONE
     why = "; ".join(f"{what}: {said}" for what, said in findings.refused)
     if layers is None:
@@ -108,6 +117,11 @@ def decided(asked: str, findings: Findings, system: str = sys.platform) -> Layer
             "`flash doctor` says how to get it"
         )
     return layers
+
+
+@functools.cache
+def _warn_once(system: str) -> None:
+    print(f"warning: {system} has no sandbox: {_ELSEWHERE}", file=sys.stderr)
 
 
 def best(findings: Findings) -> Layers | None:
@@ -133,7 +147,7 @@ def best(findings: Findings) -> Layers | None:
 def found() -> Findings:
     """Tried once in a process."""
     if sys.platform != "linux":
-        return Findings(refused=(("layers", f"{sys.platform} has none of them"),))
+        return Findings(refused=(("layers", f"{sys.platform} has none of them: {_ELSEWHERE}"),))
     root = os.geteuid() == 0 and _may_become_another()
     refused: list[tuple[str, str]] = []
     works = ("", False, False)

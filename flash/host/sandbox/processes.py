@@ -1,4 +1,5 @@
-"""Processes below one of ours, as `/proc` shows them: who they are, what they take, and that they are gone.
+"""Processes below one of ours, as `/proc` shows them: who they are, what they take, and that they are gone. Where there
+is no `/proc`, as on macOS, `ps` is asked who they are, and nobody what they take.
 
 Run as a script it is a guard: see `guard`. Standard library only, for that reason.
 """
@@ -6,16 +7,20 @@ Run as a script it is a guard: see `guard`. Standard library only, for that reas
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 _GIVE_UP_S = 5.0
+_HAS_PROC = os.path.exists("/proc/self/stat")
 
 
 def descendants(pid: int) -> list[int]:
     """Children's children first."""
+    if not _HAS_PROC:
+        return [found for found, _ in _asked_of_ps(pid)]
     try:
         children = [
             int(child)
@@ -34,9 +39,7 @@ def kill_tree(root: int) -> None:
     _send(root, signal.SIGSTOP)
     give_up = time.monotonic() + _GIVE_UP_S
     for number, done in ((signal.SIGSTOP, "TtZX"), (signal.SIGKILL, "ZX")):
-        while (
-            left := [found for found in descendants(root) if _state(found) not in done]
-        ) and time.monotonic() < give_up:
+        while (left := [found for found, state in _below(root) if state not in done]) and time.monotonic() < give_up:
             for found in left:
                 _send(found, number)
     _send(root, signal.SIGKILL)
@@ -44,7 +47,18 @@ def kill_tree(root: int) -> None:
 
 def private_bytes(pid: int) -> int:
     """Memory that a process and all below it take for themselves."""
-    return sum(map(_private_bytes, (pid, *descendants(pid))))
+    return sum(map(_private_bytes, (pid, *descendants(pid)))) if _HAS_PROC else 0
+
+
+def is_alive(pid: int) -> bool:
+    """Somebody has that process id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def threads_of(uid: int) -> int:
@@ -64,6 +78,24 @@ def uids() -> set[int]:
         with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
             found.add(os.stat(f"/proc/{entry}").st_uid)
     return found
+
+
+def _below(root: int) -> list[tuple[int, str]]:
+    """Who is below, children's children first, and in which state."""
+    return [(found, _state(found)) for found in descendants(root)] if _HAS_PROC else _asked_of_ps(root)
+
+
+def _asked_of_ps(root: int) -> list[tuple[int, str]]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=False).stdout
+    children: dict[int, list[tuple[int, str]]] = {}
+    for pid, parent, state in (line.split(None, 2) for line in listed.splitlines()):
+        children.setdefault(int(parent), []).append((int(pid), state[0]))
+    found, waiting = [], [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += [pid for pid, _ in below]
+    return found[::-1]
 
 
 def _private_bytes(pid: int) -> int:
