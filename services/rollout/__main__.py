@@ -10,7 +10,7 @@ from flash.models.lengths import measured
 from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
 from services.rollout.prompts import follow, render
-from services.rollout.readiness import prove
+from services.rollout.readiness import Proved
 from services.rollout.service import Player
 from services.rollout.settings import Settings
 
@@ -22,14 +22,16 @@ async def serve(part: process.Process, settings: Settings) -> None:
 
     place = folder(settings.model, settings.home)
     tokenizer = await asyncio.to_thread(load_tokenizer, place)
-    engine = TorchEngine(
+    torch_engine = TorchEngine(
         partial(load, place, device=settings.device, dtype=settings.dtype),
         threads=settings.threads,
         max_rows=settings.max_rows,
         cache_bytes=settings.cache_bytes,
     )
     prompt = await asyncio.to_thread(render, tokenizer, [{"role": "user", "content": "Hello"}], False)
-    await prove(engine, prompt, settings.model)
+    engine = Proved(torch_engine, prompt, settings.model)
+    await engine.start()
+    part.spawn(engine.watch())
 
     adapters = Adapters(part.store, settings.home / "cache" / "adapters", settings.adapter_cache_bytes)
     player = Player(
