@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from services.rollout.engines import Adapter, GenerationFailed
-from services.rollout.engines.cache import CHUNK, padded
+from services.rollout.engines.cache import CHUNK
 from services.rollout.engines.lora import Pair, Shelf
-from services.rollout.engines.rows import Job, Row
+from services.rollout.engines.rows import Job, Load, Row
 from services.rollout.engines.sampling import draw
 from services.rollout.engines.stopping import Decode
 
@@ -22,6 +22,9 @@ class Decoder(Protocol):
     def rows(self) -> Sequence[Row]: ...
     @property
     def token_bytes(self) -> int: ...
+    def held_tokens(self, load: Load, more: int = 0) -> int:
+        """How many tokens, padding included, the cache holds for these rows, once each has said `more`."""
+
     def lora(self, adapter: Adapter) -> Mapping[Any, Pair]: ...
     def add(self, rows: Sequence[Row]) -> Tensor: ...
     def step(self) -> Tensor: ...
@@ -108,11 +111,11 @@ class Batch:
     def _admitted(self) -> list[Row]:
         """The rows that come in now, oldest first: as many as there are places, and memory for two more chunks each."""
         coming: list[Row] = []
-        longest = max((row.length for row in self._decoder.rows), default=0)
+        load = Load.of(self._decoder.rows) if self._waiting else Load()
         while self._waiting:
-            row, number = self._waiting[0], len(self._decoder.rows) + len(coming) + 1
-            longest = max(longest, row.length)
-            if number > self._max_rows or (number > 1 and number * padded(longest + CHUNK) > self._cache_tokens):
+            row = self._waiting[0]
+            load.add(row)
+            if load.rows > self._max_rows or (load.rows > 1 and self._is_too_much(load, more=CHUNK)):
                 break
             self._waiting.popleft()
             if row.job.cancelled:
@@ -129,13 +132,16 @@ class Batch:
         """Rows that came last wait again while the others need their memory; they go on where they were."""
         rows = list(self._decoder.rows)
         victims: list[Row] = []
-        while len(rows) > 1 and len(rows) * padded(max(row.length for row in rows)) > self._cache_tokens:
+        while len(rows) > 1 and self._is_too_much(Load.of(rows)):
             youngest = max(rows, key=lambda row: row.order)
             rows.remove(youngest)
             victims.append(youngest)
         if victims:
             self._decoder.drop(victims)
             self._waiting.extendleft(victims)
+
+    def _is_too_much(self, load: Load, more: int = 0) -> bool:
+        return self._decoder.held_tokens(load, more) > self._cache_tokens
 
     def _drop_cancelled(self) -> None:
         if any(row.job.cancelled for row in self._decoder.rows):

@@ -1,4 +1,4 @@
-"""Keys and values of the rows being drawn. Row n lives in slot n, its token at position p at index p.
+"""Keys and values of what is being drawn. Who has number n lives in slot n, the token at position p at index p.
 
 Legend: N slots, K key heads, T positions, D width of a head; the 2 are keys and values.
 """
@@ -24,10 +24,15 @@ class SlotCache:
         self.layers = [torch.zeros(2, 0, heads, 0, head_dim, device=device, dtype=dtype) for _ in range(layers)]
         """[2, N, K, T, D] each."""
 
-    def reserve(self, slots: int, positions: int) -> None:
-        """Make room, exactly as much as is asked for; what lies there stays."""
+    def holds(self, slots: int, positions: int) -> bool:
+        """Is there room for so many?"""
+        _, N, _, T, _ = self.layers[0].shape
+        return slots <= N and positions <= T
+
+    def fit(self, slots: int, positions: int) -> None:
+        """Room for exactly so many; what lies there stays."""
         _, N, K, T, D = self.layers[0].shape
-        if slots <= N and positions <= T:
+        if (slots, positions) == (N, T):
             return
         n, t = min(slots, N), min(positions, T)
         for i, old in enumerate(self.layers):  # one layer after the other: never two whole caches at once
@@ -43,10 +48,11 @@ class SlotCache:
         for layer in self.layers:
             layer[:, new, :, :positions] = layer[:, old, :, :positions]
 
-    def wipe(self, first: int) -> None:
-        """Forget the slots from `first` on."""
+    def wipe(self, slots: int, positions: int) -> None:
+        """Forget what lies beyond so many slots, and beyond so many positions."""
         for layer in self.layers:
-            layer[:, first:] = 0
+            layer[:, slots:] = 0
+            layer[:, :, :, positions:] = 0
 
 
 def arrangement(slots: Sequence[int], kinds: Sequence[str]) -> list[int]:

@@ -1,8 +1,9 @@
 """Qwen2, Qwen3 and Llama models by hand: the same arithmetic as transformers' modules in a third of the operations.
 
-Projections that read the same input run as one product; a group's prompt is computed once; rows of several adapters
-share a batch. Adapters stay beside the base, as in training: merging them into a copy gave 17 % on `tiny` and 7 % on
-`smollm2-135m`, for the memory of a second model.
+Projections that read the same input run as one product; a group's prompt is computed, kept and read once for all its
+rows, in a cache beside that of what they say themselves; rows of several adapters share a batch. Adapters stay beside
+the base, as in training: merging them into a copy gave 17 % on `tiny` and 7 % on `smollm2-135m`, for the memory of a
+second model.
 
 Legend: M tokens fed, N rows, P prompts, W their width, H query heads, K key heads, D width of a head, T positions,
 V vocabulary, R ranks of the adapters of one product together.
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from services.rollout.engines import Adapter, GenerationFailed
 from services.rollout.engines.cache import SlotCache, arrangement, padded
+from services.rollout.engines.linear import Linear
 from services.rollout.engines.lora import Pair, check_fits, read_lora
-from services.rollout.engines.rows import Row
+from services.rollout.engines.rows import Load, Row
+from services.rollout.engines.sharing import Sharing
 
 PARTS = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -65,12 +68,11 @@ class FusedDecoder:
         self._D: int = getattr(config, "head_dim", None) or config.hidden_size // self._H
         self._eps: float = config.rms_norm_eps
         self._embedding_VX: Tensor = model.get_input_embeddings().weight.data
-        self._head_VX: Tensor = model.get_output_embeddings().weight.data
+        self._head = Linear(model.get_output_embeddings().weight.data)
         self._norm_X: Tensor = model.model.norm.weight.data
         self._rotary = model.model.rotary_emb
         self._norms: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        self._weights: dict[Part, Tensor] = {}
-        self._bias: dict[Part, Tensor | None] = {}
+        self._linears: dict[Part, Linear] = {}
         for i, layer in enumerate(model.model.layers):
             self._norms.append(
                 (layer.input_layernorm.weight.data, layer.post_attention_layernorm.weight.data, self._qk_norm(layer))
@@ -78,15 +80,15 @@ class FusedDecoder:
             for part, names in PARTS.items():
                 linears: list[Any] = [layer.get_submodule(name) for name in names]
                 weights = [linear.weight.data for linear in linears]
-                self._weights[i, part] = weights[0] if len(weights) == 1 else torch.cat(weights)
-                self._bias[i, part] = (
-                    None if linears[0].bias is None else torch.cat([each.bias.data for each in linears])
-                )
+                bias = None if linears[0].bias is None else torch.cat([each.bias.data for each in linears])
+                self._linears[i, part] = Linear(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
                 for linear in linears:
                     linear.weight = None  # two copies of the model need not fit into memory
         device, dtype = self._embedding_VX.device, self._embedding_VX.dtype
         self._cos_TD = self._sin_TD = torch.empty(0, self._D, device=device, dtype=dtype)
-        self._cache = SlotCache(len(self._norms), self._K, self._D, device, dtype)
+        self._given, self._said = (SlotCache(len(self._norms), self._K, self._D, device, dtype) for _ in range(2))
+        """Of the prompts, each kept once, and of what the rows have drawn."""
+        self._sharing = Sharing(self._K, device)
 
     @property
     def token_bytes(self) -> int:
@@ -101,7 +103,7 @@ class FusedDecoder:
             for part, names in PARTS.items():
                 found = [pairs.pop(f"model.layers.{i}.{name}", None) for name in names]
                 if any(found):
-                    fused[i, part] = self._stacked(found, self._weights[i, part], part)
+                    fused[i, part] = self._stacked(found, self._linears[i, part].shape_only, part)
         if pairs:
             raise GenerationFailed(f"adapter {adapter.digest[:12]} changes {min(pairs)}, which this engine keeps fixed")
         return fused
@@ -124,22 +126,29 @@ class FusedDecoder:
         device = self._embedding_VX.device
         id_N = torch.tensor([row.ids[-1] for row in self.rows], device=device)
         position_N = torch.tensor([row.length - 1 for row in self.rows], device=device)
-        T = max(row.length for row in self.rows)
-        self._cache.reserve(N, padded(T))
+        newest_N = torch.tensor([len(row.ids) - 1 for row in self.rows], device=device)
+        T = max(len(row.ids) for row in self.rows)
+        self._make_room()
         slot_N = torch.arange(N, device=device)
-        unseen_NT = torch.arange(T, device=device) > position_N[:, None]
-        bias_NT = self._embedding_VX.new_zeros(N, T).masked_fill_(unseen_NT, float("-inf"))
-        bias_NK1T = bias_NT.repeat_interleave(K, 0)[:, None]
+        own_NK1T = self._unseen(newest_N, T).repeat_interleave(K, 0)[:, None]
+        sharing, scale = self._sharing, D**-0.5
+        P, W = len(sharing.lengths), max(sharing.lengths.values())
+        last_P = torch.tensor([length - 1 for length in sharing.lengths.values()], device=device)
+        given_PK1W = self._unseen(last_P, W).repeat_interleave(K, 0)[:, None]
 
         def attend(i: int, heads: Tensor) -> Tensor:
-            cache: Tensor = self._cache.layers[i]
-            cache[:, slot_N, :, position_N] = heads[:, H:].view(N, 2, K, D)
-            keys, values = cache[:, :N].flatten(1, 2)[:, :, :T]
-            # One query a row: two small batched products are faster than the fused kernel.
+            said, given = self._said.layers[i], self._given.layers[i]
+            said[:, slot_N, :, newest_N] = heads[:, H:].view(N, 2, K, D)
+            own_keys, own_values = said[:, :N].flatten(1, 2)[:, :, :T]
+            keys, values = given[:, :P].flatten(1, 2)[:, :, :W]
             query = heads[:, :H].reshape(N * K, H // K, D)
-            weight = torch.baddbmm(bias_NK1T, query, keys.transpose(1, 2), alpha=D**-0.5).softmax(-1)
-            seen: Tensor = weight @ values
-            return seen.view(N, H * D)
+            # Batched products, one of a row with what it said and one of all rows of a prompt with the prompt: faster
+            # than the fused kernel, which would read the prompt anew for each row.
+            of_own = torch.baddbmm(own_NK1T, query, own_keys.transpose(1, 2), alpha=scale)
+            of_given = torch.baddbmm(given_PK1W, sharing.by_prompt(query), keys.transpose(1, 2), alpha=scale)
+            weight = torch.cat([sharing.by_row(of_given), of_own], -1).softmax(-1)
+            seen = sharing.by_row(sharing.by_prompt(weight[..., :W]) @ values)
+            return torch.baddbmm(seen, weight[..., W:], own_values).view(N, H * D)
 
         return self._logits(self._forward(id_N, position_N, self.rows, 1, attend))
 
@@ -149,31 +158,59 @@ class FusedDecoder:
 
     def wipe(self) -> None:
         """Forget what dropped rows have left behind: numbers that are not finite would spread."""
-        self._cache.wipe(len(self.rows))
+        load = Load.of(self.rows)
+        self._given.wipe(len(load.prompts), load.longest_prompt)
+        self._said.wipe(load.rows, load.longest_said)
+
+    def held_tokens(self, load: Load, more: int = 0) -> int:
+        said = padded(load.longest_said + more)
+        return len(load.prompts) * padded(load.longest_prompt) + load.rows * said
 
     def _settle(self, slots: Sequence[int]) -> None:
-        """Keep the rows in these slots, those of one adapter together."""
+        """Keep the rows in these slots, those of one adapter together, and their prompts."""
         order = arrangement(slots, [self.rows[slot].adapter for slot in slots])
-        self._cache.arrange(order, max((self.rows[slot].length for slot in order), default=0))
+        self._said.arrange(order, max((len(self.rows[slot].ids) for slot in order), default=0))
         self.rows = [self.rows[slot] for slot in order]
+        self._given.arrange(self._sharing.keep(self.rows), max(self._sharing.lengths.values(), default=0))
+
+    def _make_room(self) -> None:
+        """Both caches as large as their rows want them, and while one grows the other no larger."""
+        load = Load.of(self.rows)
+        given = self._given, len(load.prompts), padded(load.longest_prompt)
+        said = self._said, load.rows, padded(load.longest_said)
+        wanted = sorted((given, said), key=lambda each: not each[0].holds(*each[1:]))
+        if not all(cache.holds(slots, positions) for cache, slots, positions in wanted):
+            for cache, slots, positions in wanted:
+                cache.fit(slots, positions)
+
+    def _unseen(self, last_N: Tensor, width: int) -> Tensor:
+        """[N, width] minus infinity behind each last position, 0 up to it."""
+        unseen = torch.arange(width, device=last_N.device) > last_N[:, None]
+        return self._embedding_VX.new_zeros(unseen.shape).masked_fill_(unseen, float("-inf"))
 
     def _prefill(self, batch: Sequence[Prompt]) -> Tensor:
-        """Prompts through the model, padded at the end, into the cache of each of their rows. Gives [P, V]."""
+        """Prompts through the model, padded at the end, into the caches. Gives [P, V]."""
         prompts = [ids for (_, ids), _ in batch]
         P, W, K, H, D = len(prompts), max(map(len, prompts)), self._K, self._H, self._D
         device = self._embedding_VX.device
         id_M = torch.tensor([id for ids in prompts for id in (*ids, *[0] * (W - len(ids)))], device=device)
         position_M = torch.arange(W, device=device).repeat(P)
-        owner_N = torch.tensor([p for p, (_, group) in enumerate(batch) for _ in group], device=device)
-        first = len(self.rows)
-        self.rows += [row for _, group in batch for row in group]
-        self._cache.reserve(len(self.rows), padded(max(row.length for row in self.rows) + 1))
+        owners = [(p, row) for p, (_, group) in enumerate(batch) for row in group]
+        # Rows that had to give way have said something already.
+        said = [(p, slot, row) for slot, (p, row) in enumerate(owners, len(self.rows)) if row.ids]
+        self.rows += [row for _, row in owners]
+        slot_P = torch.tensor([self._sharing.take_in(group[0]) for _, group in batch], device=device)
+        self._make_room()
+        given = max(len(group[0].job.request.prompt_ids) for _, group in batch)
 
         def attend(i: int, heads: Tensor) -> Tensor:
             heads = heads.view(P, W, -1, D).transpose(1, 2)
             query, keys, values = heads[:, :H], heads[:, H : H + K], heads[:, H + K :]
             fresh = heads[:, H:].view(P, 2, K, W, D).transpose(0, 1)
-            self._cache.layers[i][:, first : len(self.rows), :, :W] = fresh.index_select(1, owner_N)
+            self._given.layers[i][:, slot_P, :, :given] = fresh[:, :, :, :given]
+            for p, slot, row in said:
+                start, end = row.length - len(row.ids), row.length
+                self._said.layers[i][:, slot, :, : len(row.ids)] = fresh[:, p, :, start:end]
             # What pads a prompt stands behind it, so that being causal is all the mask it needs.
             seen = F.scaled_dot_product_attention(query, keys, values, is_causal=True, enable_gqa=True)
             return seen.transpose(1, 2).reshape(P * W, H * D)
@@ -197,7 +234,7 @@ class FusedDecoder:
         return x
 
     def _product(self, part: Part, x: Tensor, spans: Sequence[Span]) -> Tensor:
-        y = F.linear(x, self._weights[part], self._bias[part])
+        y = self._linears[part](x)
         for start, end, lora in spans:
             if part in lora:
                 a, b = lora[part]
@@ -217,12 +254,12 @@ class FusedDecoder:
         return F.rms_norm(x, (x.shape[-1],), weight, self._eps)
 
     def _logits(self, x: Tensor) -> Tensor:
-        return F.linear(self._norm(x, self._norm_X), self._head_VX).float()
+        return self._head(self._norm(x, self._norm_X)).float()
 
     def _stacked(self, found: Sequence[Pair | None], base: Tensor, part: str) -> Pair:
         H, K, D = self._H, self._K, self._D
         sizes = [H * D, K * D, K * D] if part == "qkv" else [len(base) // len(found)] * len(found)
-        b = base.new_zeros(len(base), sum(len(pair.a) for pair in found if pair))
+        b = self._embedding_VX.new_zeros(len(base), sum(len(pair.a) for pair in found if pair))
         row = column = 0
         for size, pair in zip(sizes, found, strict=True):
             if pair:

@@ -14,8 +14,9 @@ import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor, nn
 
 from services.rollout.engines import Adapter, GenerationFailed
+from services.rollout.engines.cache import padded
 from services.rollout.engines.lora import Pair, check_fits, read_lora
-from services.rollout.engines.rows import Row
+from services.rollout.engines.rows import Load, Row
 
 Lora = Mapping[str, Pair]
 """By the name of the linear layer."""
@@ -54,6 +55,9 @@ class ModulesDecoder:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         return int(config.num_hidden_layers * 2 * heads * head_dim * self._model.dtype.itemsize)
+
+    def held_tokens(self, load: Load, more: int = 0) -> int:
+        return load.rows * padded(load.longest_prompt + load.longest_said + more)
 
     def lora(self, adapter: Adapter) -> Lora:
         pairs = read_lora(adapter, self._model.device, self._model.dtype)

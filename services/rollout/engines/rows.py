@@ -1,7 +1,10 @@
 """Rows: the samples being drawn, and the request each belongs to."""
 
-from collections.abc import Callable
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from services.rollout.engines import Sample, SampleRequest
@@ -23,6 +26,12 @@ class Job:
     number: int = 0
     """Its place in the order in which jobs came."""
     samples: dict[int, Sample] = field(default_factory=dict)
+
+    @cached_property
+    def prompt(self) -> str:
+        """Equal where the adapter and the prompt's tokens are."""
+        ids = hashlib.sha256(array("q", self.request.prompt_ids).tobytes()).hexdigest()
+        return f"{self.request.adapter.digest} {ids}" if self.request.adapter else ids
 
     def rows(self) -> list["Row"]:
         return [Row(self, index, uniforms(seed, self.max_tokens)) for index, seed in enumerate(self.request.seeds)]
@@ -85,3 +94,26 @@ class Row:
         if self.job.on_text and (piece := text[len(self.shown) :]):
             self.shown = text
             self.job.on_text(self.index, piece)
+
+
+@dataclass
+class Load:
+    """What some rows hold, as far as their memory depends on it."""
+
+    rows: int = 0
+    prompts: set[str] = field(default_factory=set)
+    longest_prompt: int = 0
+    longest_said: int = 0
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> "Load":
+        load = cls()
+        for row in rows:
+            load.add(row)
+        return load
+
+    def add(self, row: Row) -> None:
+        self.rows += 1
+        self.prompts.add(row.job.prompt)
+        self.longest_prompt = max(self.longest_prompt, len(row.job.request.prompt_ids))
+        self.longest_said = max(self.longest_said, len(row.ids))

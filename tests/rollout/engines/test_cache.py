@@ -29,12 +29,12 @@ def test_rows_of_one_kind_stand_together_and_none_is_lost(rows: list[tuple[bool,
 
 def test_what_lies_in_a_slot_moves_with_it_and_survives_growth() -> None:
     cache = SlotCache(2, 1, 1, torch.device("cpu"), torch.float32)
-    cache.reserve(3, 2)
+    cache.fit(3, 2)
     for layer in cache.layers:
         layer[:, :, :, :] = torch.arange(3.0)[None, :, None, None, None]
 
     cache.arrange([2, 1, 0], 2)
-    cache.reserve(4, 5)
+    cache.fit(4, 5)
 
     for layer in cache.layers:
         assert layer[0, :, 0, :, 0].tolist() == [[2, 2, 0, 0, 0], [1, 1, 0, 0, 0], [0] * 5, [0] * 5]
@@ -42,10 +42,10 @@ def test_what_lies_in_a_slot_moves_with_it_and_survives_growth() -> None:
 
 def test_what_is_wiped_is_gone_and_the_rest_stays() -> None:
     cache = SlotCache(1, 1, 1, torch.device("cpu"), torch.float32)
-    cache.reserve(2, 1)
+    cache.fit(2, 2)
     cache.layers[0][:] = torch.nan
-    cache.layers[0][:, 0] = 1.0
+    cache.layers[0][:, 0, :, 0] = 1.0
 
-    cache.wipe(1)
+    cache.wipe(1, 1)
 
-    assert cache.layers[0][0, :, 0, 0, 0].tolist() == [1.0, 0.0]
+    assert cache.layers[0][0, :, 0, :, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]
