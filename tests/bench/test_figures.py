@@ -5,10 +5,12 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
-from bench import cli, rollouts, step, transport
+from bench import cli, engine, rollouts, step, transport
+from bench.engine_parts import asked
 from bench.figures import cpu_s, interleaved, last_line, median_ratio
 from bench.parts import Part, python
 from bench.peers import atropos
@@ -18,7 +20,7 @@ from flash.contracts.groups import GroupGenerated
 from flash.contracts.packing import unpack_floats, unpack_ids
 
 
-@pytest.mark.parametrize("bench", [cli, rollouts, step, transport])
+@pytest.mark.parametrize("bench", [cli, engine, rollouts, step, transport])
 def test_a_bench_can_be_run_without_arguments(bench: object) -> None:
     given = bench.arguments().parse_args([])  # type: ignore[attr-defined]
 
@@ -79,3 +81,11 @@ def test_a_part_that_ends_is_told_apart_from_one_that_says_nothing() -> None:
 
 def test_parts_run_modules_of_this_repository() -> None:
     assert python("bench.cli", interpreter="py") == ["py", "-m", "bench.cli"]
+
+
+def test_every_engine_draws_rows_of_mixed_lengths_in_groups_that_share_a_prompt() -> None:
+    rows = asked()
+
+    assert Counter(Counter(row.prompt for row in rows).values()) == {8: 8}
+    assert {len(row.prompt) for row in rows} <= set(range(96, 161))
+    assert Counter(row.length for row in rows) == dict.fromkeys(range(16, 129, 16), 8)
