@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "env eval": Command("cli.evaluation", "evaluate", "how good a model or a checkpoint is at an environment"),
     "train": Command("cli.training", "train", "submit a run and follow it"),
     "runs": Command("cli.runs", "runs", "every run, newest first"),
+    "runs delete": Command("cli.deleting", "delete_run", "delete a run that is over, with all that it stored"),
     "status": Command("cli.runs", "status", "how a run stands, with its faults"),
     "log": Command("cli.runs", "log", "what was said about a run, one line a fact"),
     "trace": Command("cli.tracing", "trace", "what led to what in a run, a step or a group, and how long it took"),

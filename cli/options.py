@@ -189,6 +189,11 @@ def cancel(parser: ArgumentParser) -> None:
     _run(parser)
 
 
+def delete_run(parser: ArgumentParser) -> None:
+    _run(parser)
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
 def checkpoints(parser: ArgumentParser) -> None:
     _run(parser)
 

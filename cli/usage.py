@@ -27,6 +27,7 @@ EXAMPLES: dict[str, str] = {
     "env eval": "flash env eval sums -m smollm2-135m -n 50 -r 4",
     "train": "flash train configs/rl.toml --set train.steps=40",
     "runs": "flash runs",
+    "runs delete": "flash runs delete flash-1763735000-1a2b3c4d",
     "status": "flash status flash-1763735000-1a2b3c4d --follow",
     "log": "flash log flash-1763735000-1a2b3c4d --follow",
     "trace": "flash trace flash-1763735000-1a2b3c4d train-3-1",

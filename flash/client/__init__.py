@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flash.client.asking import (
     ask,
     cancel,
+    delete,
     environments,
     pin,
     resume,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from flash.client.transfers import archive_limits, fetch_environment, publish_environment, publish_packed
 
 __all__ = [
-    "Reference", "RunView", "Survey", "archive_limits", "ask", "cancel", "connect", "environments",
+    "Reference", "RunView", "Survey", "archive_limits", "ask", "cancel", "connect", "delete", "environments",
     "fetch_environment", "folded", "follow", "is_terminal", "pin", "pools", "publish_environment", "publish_packed",
     "require_pool", "resolve_reference", "resume", "runs", "sealed_for_archive", "sealed_for_run", "standing",
     "submit", "survey", "versions", "view", "with_params",

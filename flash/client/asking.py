@@ -17,6 +17,7 @@ from flash.contracts.requests import (
     EnvironmentResolve,
     EnvironmentVersion,
     RunCancel,
+    RunDelete,
     RunGet,
     RunList,
     RunListing,
@@ -29,6 +30,9 @@ from flash.errors import EnvironmentFault, NobodyAnswers, Refused, Unanswered
 
 _KEY_PATIENCE_S = 600.0
 """A scorer that starts is waited for: without it nothing can be sealed."""
+
+_CLOSED_S = 150.0
+"""How long the record of a run may take to be closed after its end."""
 
 LISTED = 500
 """How many runs one answer holds."""
@@ -128,6 +132,11 @@ async def cancel(bus: Bus, run_id: str) -> RunState:
     """Ask a run to stop. Raises NotFound, and Refused for a run that is over."""
     state: RunState = await ask(bus, RunCancel(org=bus.org, run_id=run_id))
     return state
+
+
+async def delete(bus: Bus, run_id: str, *, say: Say = silence) -> None:
+    """Let nothing be left of a run that is over. Raises NotFound, and Refused where a live run needs it."""
+    await ask(bus, RunDelete(org=bus.org, run_id=run_id), patience_s=_CLOSED_S, say=say)
 
 
 async def resume(bus: Bus, run_id: str) -> RunState:

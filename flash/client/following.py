@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from flash.bus import Bus
 from flash.client.asking import Say, silence
 from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent
-from flash.contracts.runs import LAST_WORDS, RunResumed
-from flash.errors import BusError
+from flash.contracts.runs import LAST_WORDS, RunDeleted, RunResumed
+from flash.errors import BusError, NotFound
 
 _LAST_WORDS = frozenset(kind.name for kind in LAST_WORDS)
 
@@ -69,12 +69,14 @@ async def told_so_far(
     step: int | None = None,
     timeout_s: float = 10.0,
 ) -> list[RecordedEvent]:
-    """What has been said about a run, or about one of its steps, up to now."""
+    """What has been said about a run, or about one of its steps, up to now. Raises NotFound where it was deleted."""
     events: list[RecordedEvent] = []
     while True:
         request = EventsFind(org=bus.org, run_id=run_id, after=after, nouns=list(nouns), step=step)
         page: EventsPage = await bus.ask(request, timeout_s)
         events += page.events
+        if any(event.event == RunDeleted.name for event in page.events):
+            raise NotFound(f"the run {run_id} was deleted: `flash runs` lists those that are there")
         if not page.more:
             return events
         after = page.upto

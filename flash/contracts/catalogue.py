@@ -29,6 +29,7 @@ EVENTS: tuple[Row, ...] = (
     Row(runs.RunCompleted, ("scheduler",), ("hub", "learner", "recorder", "rollout", "scheduler")),
     Row(runs.RunFailed, ("scheduler",), ("hub", "learner", "recorder", "rollout", "scheduler")),
     Row(runs.RunCancelled, ("scheduler",), ("hub", "learner", "recorder", "rollout", "scheduler")),
+    Row(runs.RunDeleted, ("scheduler",), ("hub", "recorder", "scheduler")),
     Row(runs.DatasetRequested, ("scheduler",), ("recorder", "scheduler", "scorer")),
     Row(runs.DatasetPrepared, ("scorer",), ("learner", "recorder", "scheduler")),
     Row(runs.DatasetFailed, ("scorer",), ("recorder", "scheduler")),
@@ -41,7 +42,7 @@ EVENTS: tuple[Row, ...] = (
     Row(steps.StepSaved, ("learner",), ("hub", "recorder", "scheduler")),
     Row(steps.StepDiverged, ("learner",), ("recorder", "rollout")),
     Row(steps.TrainingFailed, ("learner",), ("recorder", "scheduler")),
-    Row(record.RecordClosed, ("recorder",), ("recorder",)),
+    Row(record.RecordClosed, ("recorder",), ("recorder", "scheduler")),
 )
 
 REQUESTS: tuple[type[Request], ...] = (
@@ -72,6 +73,7 @@ REQUESTS: tuple[type[Request], ...] = (
     requests.RunSubmit,
     requests.RunCancel,
     requests.RunResume,
+    requests.RunDelete,
     requests.RunGet,
     requests.RunList,
     requests.RecorderKey,

@@ -54,6 +54,10 @@ def sealed_key(run_id: str, service: str) -> str:
 
 
 def dataset_key(spec: RunSpec, chunk: int) -> str:
+    return f"{dataset_folder(spec)}{chunk:06d}"
+
+
+def dataset_folder(spec: RunSpec) -> str:
     """The same for every run that renders the same rows in the same way.
 
     Rows that a secret may have opened are shared within the organisation that has it.
@@ -64,7 +68,7 @@ def dataset_key(spec: RunSpec, chunk: int) -> str:
     if spec.environment.secrets:
         way += [spec.org, spec.environment.secrets]
     digest = hashlib.sha256(msgspec.json.encode(way, order="sorted")).hexdigest()
-    return f"datasets/{digest}/{chunk:06d}"
+    return f"datasets/{digest}/"
 
 
 def adapter_key(run_id: str, digest: str) -> str:

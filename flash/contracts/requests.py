@@ -194,6 +194,17 @@ class RunResume(Request, frozen=True, kw_only=True):
     """The one that is to begin: asked for twice, it begins once."""
 
 
+class RunDelete(Request, frozen=True, kw_only=True):
+    """Nothing is to be left of a run that is over, and that no live run needs. Asked twice, it is gone once."""
+
+    name: ClassVar[str] = "run.delete"
+    service: ClassVar[str] = "scheduler"
+    reply: ClassVar[type[msgspec.Struct]] = Done
+
+    org: Token
+    run_id: Token
+
+
 class RunGet(Request, frozen=True, kw_only=True):
     """How does the run stand, and what does it wait for?"""
 

@@ -126,6 +126,13 @@ class RunCancelled(AttemptEvent, frozen=True, kw_only=True):
     name: ClassVar[str] = "run.cancelled.v1"
 
 
+class RunDeleted(RunEvent, frozen=True, kw_only=True):
+    """Somebody wants nothing to be left of a run that is over. This fact stays: its id is not used again."""
+
+    name: ClassVar[str] = "run.deleted.v1"
+    address: ClassVar[tuple[str, ...]] = ("org", "run_id")
+
+
 class DatasetRequested(AttemptEvent, frozen=True, kw_only=True):
     """A run needs these rows rendered by its environment."""
 

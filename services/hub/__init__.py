@@ -1,6 +1,6 @@
 """Hub: keeps environments in immutable versions, and knows which version a name means, and whose a token is.
 
-Hears    run.submitted, run.resumed, run.completed, run.failed, run.cancelled, step.saved
+Hears    run.submitted, run.resumed, run.completed, run.failed, run.cancelled, run.deleted, step.saved
 Says     environment.published, environment.withdrawn
 Answers  environment.limits, environment.offer, environment.upload, environment.publish, environment.resolve,
          environment.list, environment.fetch, environment.show, environment.versions, environment.rollback,

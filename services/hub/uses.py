@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from flash.bus import Bus
 from flash.contracts.base import Event, RunEvent
 from flash.contracts.environments import EnvironmentUse
-from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunResumed, RunSubmitted
+from flash.contracts.runs import RunCancelled, RunCompleted, RunDeleted, RunFailed, RunResumed, RunSubmitted
 from flash.contracts.steps import StepSaved
 
 LIVE = "live"
-HEARD: tuple[type[RunEvent], ...] = (RunSubmitted, RunCompleted, RunFailed, RunCancelled, RunResumed, StepSaved)
+HEARD: tuple[type[RunEvent], ...] = (
+    RunSubmitted, RunCompleted, RunFailed, RunCancelled, RunResumed, RunDeleted, StepSaved,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Uses:
         assert isinstance(event, RunEvent)
         if isinstance(event, RunSubmitted):
             self._found.setdefault(event.run_id, submitted(event))
+        elif isinstance(event, RunDeleted):
+            self._found.pop(event.run_id, None)
         elif use := self._found.get(event.run_id):
             self._found[event.run_id] = after(event, use)
 

@@ -14,7 +14,7 @@ from flash.bus import Entry
 from flash.contracts.catalogue import kind_of
 from flash.contracts.groups import GroupCancelled, GroupRequested, GroupScored
 from flash.contracts.record import RecordClosed
-from flash.contracts.runs import LAST_WORDS, RunResumed, RunSubmitted
+from flash.contracts.runs import LAST_WORDS, RunDeleted, RunResumed, RunSubmitted
 from flash.contracts.steps import StepFinished, StepSaved
 from flash.contracts.values import PolicyRef
 from services.recorder.parquet import ScoredGroup
@@ -83,11 +83,14 @@ class Book:
         self.num_bytes = 0
         """Of facts that are read and not written."""
         self._runs: dict[str, Pages] = {}
+        self._deleted: set[str] = set()
 
     def lacks(self, entry: Entry) -> tuple[str, str] | None:
         """Organisation and run of a fact which is not the run's first, but the first that is read here."""
         said = address(entry.subject)
-        if said is None or said["run_id"] in self._runs or kind_of(entry.subject) in (RunSubmitted, RecordClosed):
+        if said is None or said["run_id"] in self._runs or said["run_id"] in self._deleted:
+            return None
+        if kind_of(entry.subject) in (RunSubmitted, RunDeleted, RecordClosed):
             return None
         return said["org"], said["run_id"]
 
@@ -103,6 +106,10 @@ class Book:
         kind = kind_of(entry.subject)
         if kind is RecordClosed:
             return  # what is said about the record is no part of it
+        if kind is RunDeleted:
+            self._delete(said["run_id"])
+        if said["run_id"] in self._deleted:
+            return
         pages = self._runs.setdefault(said["run_id"], Pages(org=said["org"]))
         if entry.sequence > self.written:
             pages.events.append(entry)
@@ -177,7 +184,8 @@ class Book:
 
     def close(self, run_id: str) -> None:
         """It was said that the record of a run is closed."""
-        self._runs[run_id].is_closed = True
+        if pages := self._runs.get(run_id):
+            pages.is_closed = True
         self.forget(self.written)
 
     def saved(self) -> list[tuple[str, str]]:
@@ -197,6 +205,12 @@ class Book:
         if (pages := self._runs.get(run_id)) is None:
             return []
         return [group for _, group in pages.complete] + [ScoredGroup(entry) for entry in pages.waiting.values()]
+
+    def _delete(self, run_id: str) -> None:
+        """Nothing of it is written any more."""
+        self._deleted.add(run_id)
+        if pages := self._runs.pop(run_id, None):
+            self.num_bytes -= sum(len(entry.body) for entry in pages.events)
 
     def _complete(self, pages: Pages, at: int, groups: Mapping[GroupKey, list[float] | None]) -> None:
         for key, advantages in groups.items():

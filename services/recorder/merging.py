@@ -15,7 +15,7 @@ import structlog
 from flash import chaos
 from flash.bus import Shared
 from flash.contracts.base import Event
-from flash.contracts.keys import record_key
+from flash.contracts.keys import record_key, spec_key
 from flash.contracts.record import RecordClosed
 from flash.contracts.steps import StepSaved
 from flash.store import Store
@@ -74,6 +74,8 @@ class Merger:
             whole = Path(own, "whole.parquet")
             rows = await asyncio.to_thread(parquet.merge, paths, whole)
             await self._store.put_file(key, whole)
+        if await self._store.stat(spec_key(run_id)) is None:  # the run was deleted meanwhile: its spec went first
+            await self._store.delete(key)
         chaos.point("segments-merged")
         for part in parts:
             await self._store.delete(part.key)

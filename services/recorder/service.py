@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from flash.bus import Bus, Shared
+from flash.bus import Bus, EveryReplica, Shared
 from flash.contracts.base import Event, Request
 from flash.contracts.catalogue import EVENTS, kind_of, noun_pattern
 from flash.contracts.hosting import SealingKey
 from flash.contracts.record import AdapterFetch, RolloutsExport, RolloutsFind
 from flash.contracts.requests import EventsFind, EventsPage, RecordedEvent, RecorderKey
+from flash.contracts.runs import RunDeleted
 from flash.contracts.usage import UsageSum
 from flash.errors import Refused
 from flash.secrets import KeyPair
@@ -49,8 +50,9 @@ class Recorder:
         self._merger = Merger(store, self._shelf, settings)
         self._boards = Boards(bus, store, self._keys, settings)
 
-    def subscriptions(self) -> tuple[Shared, ...]:
-        return (*self._boards.subscriptions(), *self._merger.subscriptions())
+    def subscriptions(self) -> tuple[Shared | EveryReplica, ...]:
+        dropped = EveryReplica((RunDeleted,), self.on_run_deleted)
+        return (*self._boards.subscriptions(), *self._merger.subscriptions(), dropped)
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
         return {
@@ -69,6 +71,9 @@ class Recorder:
 
     async def close(self) -> None:
         await self._rollouts.close()
+
+    async def on_run_deleted(self, event: RunDeleted) -> None:
+        await self._shelf.drop(event.run_id)
 
     async def on_key_fetch(self, request: RecorderKey) -> SealingKey:
         return SealingKey(public=self._keys.public)

@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flash.contracts.keys import record_folder, record_key
+from flash.contracts.keys import record_folder, record_key, run_prefix
 from flash.errors import AlreadyThere, NoSuchObject
 from flash.store import Store
 from services.recorder.parquet import Kind
@@ -51,6 +52,10 @@ class Shelf:
     async def superseded(self, run_id: str, kind: Kind) -> list[StoredSegment]:
         """Parts of merged ones that are still there."""
         return apart(await self._all(run_id, kind))[1]
+
+    async def drop(self, run_id: str) -> None:
+        """The copies of a run that was deleted."""
+        await asyncio.to_thread(shutil.rmtree, self._folder / run_prefix(run_id), ignore_errors=True)
 
     @asynccontextmanager
     async def copies(

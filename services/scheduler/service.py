@@ -1,7 +1,6 @@
 """The scheduler: folds what is said about every run, and says what follows."""
 
 import asyncio
-import shutil
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -13,13 +12,14 @@ import msgspec
 import structlog
 
 from flash import chaos
-from flash.bus import Bus, Replica, Told
-from flash.contracts.base import Event, Request, RunEvent, Scope, Token
+from flash.bus import Bus, Replica, Shared, Told
+from flash.contracts.base import Done, Event, Request, RunEvent, Scope, Token
 from flash.contracts.groups import GroupRequested, GroupScored
 from flash.contracts.keys import DATASET_CHUNK, dataset_key, sealed_key, spec_key
 from flash.contracts.requests import (
     EnvironmentResolve,
     RunCancel,
+    RunDelete,
     RunGet,
     RunList,
     RunListing,
@@ -34,6 +34,7 @@ from flash.contracts.runs import (
     RunCancelled,
     RunCancelRequested,
     RunCompleted,
+    RunDeleted,
     RunEvaluated,
     RunFailed,
     RunPlanned,
@@ -48,6 +49,7 @@ from flash.contracts.steps import StepClaimed, StepFinished, StepSaved, Training
 from flash.contracts.values import Example
 from flash.errors import AlreadyThere, BusError, NobodyAnswers, NotFound, Refused, StoreError
 from flash.store import Store
+from services.scheduler.deleting import erase, erase_rows, gone, require_deletable
 from services.scheduler.following import WantedGroup, follows, wanted_groups
 from services.scheduler.guards import overdue
 from services.scheduler.queue import Surroundings, admitted, described
@@ -60,8 +62,8 @@ HEARD: tuple[str, ...] = (
         kind.pattern()
         for kind in (
             RunSubmitted, RunPlanned, RunStarted, RunRetried, RunWarned, RunEvaluated, RunResumed, RunCancelRequested,
-            RunCompleted, RunFailed, RunCancelled, DatasetRequested, DatasetPrepared, DatasetFailed, StepClaimed,
-            StepFinished, StepSaved, TrainingFailed,
+            RunCompleted, RunFailed, RunCancelled, RunDeleted, DatasetRequested, DatasetPrepared, DatasetFailed,
+            StepClaimed, StepFinished, StepSaved, TrainingFailed,
         )
     ),
     GroupScored.pattern(scope="eval"),
@@ -70,6 +72,8 @@ READY_S = 8.0
 """How long somebody who asks waits for a scheduler that has not read everything yet."""
 HUB_S = 5.0
 """How long the hub may take to say whether a version can still be used."""
+FOLD_S = 2.0
+"""How long what we said may take to come back to us."""
 MOST_LISTED = 500
 
 log = structlog.get_logger()
@@ -98,18 +102,28 @@ class Scheduler:
         self._runs: dict[str, Run] = {}
         self._live: dict[str, Run] = {}
         """Those whose last word is not told."""
+        self._deleted: dict[str, str] = {}
+        """Whose they were that are gone, by run."""
+        self._accepting = asyncio.Lock()
+        """Held from looking at a run to knowing what was said of it: what one starts from is not deleted meanwhile."""
         self._called: set[str] = set()
         """Those that have heard that it is their turn."""
         self._asked: dict[str, set[tuple[Scope, int, int]]] = {}
         self._chunks: dict[str, list[Example]] = {}
         self._caught_up = asyncio.Event()
+        self._folded = asyncio.Event()
         self._saying = asyncio.Lock()
+
+    def subscriptions(self) -> tuple[Shared, ...]:
+        """Deleting is done by one scheduler; when that dies, by another."""
+        return (Shared("scheduler-deletions", RunDeleted, self.on_run_deleted, max_deliveries=0),)
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Awaitable[Any]]]:
         return {
             RunSubmit: self.on_run_submit,
             RunCancel: self.on_run_cancel,
             RunResume: self.on_run_resume,
+            RunDelete: self.on_run_delete,
             RunGet: self.on_run_get,
             RunList: self.on_run_list,
         }
@@ -147,18 +161,24 @@ class Scheduler:
         await self._ready()
         if request.spec.environment.secrets and "scorer" not in request.sealed:
             raise Refused("the run declares secrets, but none came with it: submit it with `flash train`")
-        await check_start(self._bus, self._store, request.spec)
-        spec = await self._kept(msgspec.structs.replace(request.spec, platform=self._settings.platform(request.spec)))
-        for service, sealed in request.sealed.items():
-            with suppress(AlreadyThere):
-                await self._store.put(sealed_key(spec.run_id, service), sealed, if_absent=True)
-        known = self._runs.get(spec.run_id)
-        if known and known.ending:
-            return self._described(known)
-        event = RunSubmitted(org=spec.org, run_id=spec.run_id, spec=spec, submitted_at=self._now())
-        await self._bus.publish(event)
+        async with self._accepting:
+            if request.spec.run_id in self._deleted:
+                raise Refused(f"the run {request.spec.run_id} was deleted: submit it under another id")
+            await check_start(self._bus, self._store, request.spec)
+            platform = self._settings.platform(request.spec)
+            spec = await self._kept(msgspec.structs.replace(request.spec, platform=platform))
+            for service, sealed in request.sealed.items():
+                with suppress(AlreadyThere):
+                    await self._store.put(sealed_key(spec.run_id, service), sealed, if_absent=True)
+            known = self._runs.get(spec.run_id)
+            if known and known.ending:
+                return self._described(known)
+            event = RunSubmitted(org=spec.org, run_id=spec.run_id, spec=spec, submitted_at=self._now())
+            await self._bus.publish(event)
+            await self._until(lambda: spec.run_id in self._runs)
+            state = self._described(self._runs.get(spec.run_id) or submitted(event))
         await self._fail_if_withdrawn(spec, attempt=1)
-        return self._described(self._runs.get(spec.run_id) or submitted(event))
+        return state
 
     async def on_run_cancel(self, request: RunCancel) -> RunState:
         run = await self._run(request)
@@ -180,9 +200,32 @@ class Scheduler:
                 f'train.init_from_adapter = "{request.run_id}"'
             )
         event = RunResumed(org=request.org, run_id=request.run_id, attempt=run.attempt + 1, resumed_at=self._now())
-        await self._bus.publish(event)
+        async with self._accepting:
+            if request.run_id in self._deleted:
+                raise gone(request.run_id)
+            if await self._bus.last(StepSaved.pattern(org=request.org, run_id=request.run_id)) is None:
+                await check_start(self._bus, self._store, run.spec)  # from where it began, which may be gone
+            await self._bus.publish(event)
+            await self._until(lambda: self._runs[request.run_id].attempt >= event.attempt)
         await self._fail_if_withdrawn(run.spec, attempt=event.attempt)
         return self._described(after(event, run, at=event.resumed_at))
+
+    async def on_run_delete(self, request: RunDelete) -> Done:
+        """Say that a run is to go; what it left goes within moments."""
+        await self._ready()
+        async with self._accepting:
+            if self._deleted.get(request.run_id) != request.org:
+                run = await self._run(request)
+                await require_deletable(self._bus, run, [live.spec for live in self._live.values()])
+                await self._bus.publish(RunDeleted(org=request.org, run_id=request.run_id))
+                await self._until(lambda: request.run_id in self._deleted)
+        return Done()
+
+    async def on_run_deleted(self, event: RunDeleted) -> list[Event]:
+        async with self._accepting, self._saying:  # no run is told meanwhile that rows are there which go
+            await erase_rows(self._bus, self._store, event, [run.spec for run in self._runs.values()])
+        await erase(self._bus, self._store, event)
+        return []
 
     async def on_run_get(self, request: RunGet) -> RunState:
         return self._described(await self._run(request))
@@ -214,12 +257,20 @@ class Scheduler:
         except TimeoutError:
             raise NobodyAnswers("the scheduler is still reading what was said before it started") from None
 
-    async def _run(self, request: RunCancel | RunResume | RunGet) -> Run:
+    async def _until(self, is_folded: Callable[[], bool]) -> None:
+        """What was just said has come back to us: the next question is answered by it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FOLD_S):
+                while not is_folded():
+                    self._folded.clear()
+                    await self._folded.wait()
+
+    async def _run(self, request: RunCancel | RunResume | RunDelete | RunGet) -> Run:
         """Somebody else's run is none."""
         await self._ready()
         run = self._runs.get(request.run_id)
         if run is None or run.spec.org != request.org:
-            raise NotFound(f"there is no run {request.run_id}: `flash runs` lists them")
+            raise gone(request.run_id)
         return run
 
     def _described(self, run: Run) -> RunState:
@@ -239,7 +290,13 @@ class Scheduler:
 
     def _fold(self, told: Told, news: dict[str, str]) -> None:
         event = told.event
+        self._folded.set()
         assert isinstance(event, RunEvent)
+        if isinstance(event, RunDeleted):
+            self._deleted[event.run_id] = event.org
+            if run := self._runs.pop(event.run_id, None):
+                self._forget(run)
+            return
         if isinstance(event, RunSubmitted):
             self._runs.setdefault(event.run_id, submitted(event, place=told.sequence))
         elif run := self._runs.get(event.run_id):
@@ -333,13 +390,3 @@ def _pools(replicas: Iterable[Replica]) -> dict[str, frozenset[Token]]:
     for replica in replicas:
         found[replica.service].add(replica.metadata.get("pool", ""))
     return {service: frozenset(pools) for service, pools in found.items()}
-
-
-def free_bytes_of(settings: Settings) -> int | None:
-    """Of the disk of `home`; None where nobody wants to know."""
-    if not settings.min_free_bytes:
-        return None
-    try:
-        return shutil.disk_usage(settings.home).free
-    except OSError:
-        return None

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from flash.bus.memory import MemoryBus
 from flash.client import RunView, folded
-from flash.contracts.base import FilePart
+from flash.contracts.base import Done, FilePart
 from flash.contracts.hosting import CheckReport, EnvironmentCheck
 from flash.contracts.preparing import DatasetMeasure, DatasetPrepare, PreparedRows, RowLengths
 from flash.contracts.record import AdapterFetch
@@ -21,6 +21,7 @@ from flash.contracts.requests import (
     GeneratedText,
     RecordedEvent,
     RunCancel,
+    RunDelete,
     RunGet,
     RunList,
     RunListing,
@@ -88,7 +89,7 @@ class FakeStack:
         await bus.answer("scorer", {EnvironmentCheck: self._on_check, DatasetPrepare: self._on_prepare})
         scheduler = {
             RunSubmit: self._on_submit, RunList: self._on_list, RunCancel: self._on_cancel, RunGet: self._on_get,
-            RunResume: self._on_resume,
+            RunResume: self._on_resume, RunDelete: self._on_delete,
         }  # fmt: skip
         await bus.answer("scheduler", scheduler)
         await bus.answer(
@@ -150,6 +151,10 @@ class FakeStack:
     async def _on_resume(self, request: RunResume) -> RunState:
         self.say(request.run_id, "run.resumed", attempt=request.attempt, resumed_at=2000.0)
         return await self._on_get(RunGet(org=request.org, run_id=request.run_id))
+
+    async def _on_delete(self, request: RunDelete) -> Done:
+        self.say(request.run_id, "run.deleted")
+        return Done()
 
     async def _on_cancel(self, request: RunCancel) -> RunState:
         self.say(request.run_id, "run.cancelled")

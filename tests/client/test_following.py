@@ -3,9 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from flash.bus.memory import MemoryBus
 from flash.client.following import follow, told_so_far
 from flash.contracts.requests import RecordedEvent
+from flash.errors import NotFound
 
 RUN = "flash-1700000000-0000abcd"
 
@@ -33,6 +36,13 @@ async def test_what_is_said_later_comes_when_it_is_said(bus: MemoryBus, recorder
 
     assert await following == ["run.submitted.v1", "run.planned.v1", "run.failed.v1"]
     assert len(recorder.asked) == 3, "it waits for news instead of asking again and again"
+
+
+async def test_a_run_that_was_deleted_is_not_found(bus: MemoryBus, recorder: Any) -> None:
+    recorder.say("run_deleted")
+
+    with pytest.raises(NotFound, match=f"the run {RUN} was deleted: `flash runs` lists those that are there"):
+        await told_so_far(bus, RUN)
 
 
 async def test_it_can_begin_after_a_place_in_the_stream(bus: MemoryBus, recorder: Any) -> None:

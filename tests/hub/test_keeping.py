@@ -14,7 +14,7 @@ from flash.contracts.environments import (
     EnvironmentWithdraw,
     EnvironmentWithdrawn,
 )
-from flash.contracts.runs import RunCancelled, RunCompleted, RunFailed, RunResumed
+from flash.contracts.runs import RunCancelled, RunCompleted, RunDeleted, RunFailed, RunResumed
 from flash.contracts.steps import StepSaved
 from flash.contracts.values import PolicyRef
 from flash.errors import NotFound, Refused
@@ -154,6 +154,9 @@ async def test_a_version_is_shown_with_the_runs_and_checkpoints_that_came_of_it(
         num_uses=2,
     )
     assert (await bus.ask(EnvironmentShow(reference="local/sums"))).is_newest
+    await bus.publish(RunDeleted(org="local", run_id="r1"))
+    found = await bus.ask(EnvironmentShow(reference=f"local/sums@{version.version}"))
+    assert [use.run_id for use in found.uses] == ["r3"], "a run that was deleted is nowhere"
 
 
 async def test_what_is_not_there_is_met_with_what_is(bus: MemoryBus) -> None:

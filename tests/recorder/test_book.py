@@ -10,7 +10,7 @@ from flash.bus import Entry
 from flash.contracts.base import Event
 from flash.contracts.groups import GroupCancelled
 from flash.contracts.record import RecordClosed
-from flash.contracts.runs import RunCompleted, RunFailed, RunResumed
+from flash.contracts.runs import RunCompleted, RunDeleted, RunFailed, RunResumed
 from services.recorder.book import Book
 
 
@@ -75,6 +75,18 @@ def test_reading_again_behind_a_cut_gives_the_rest_and_nothing_twice(facts: Call
     assert [b + a for b, a in zip(before, after, strict=True)] == list(whole)
     assert whole[0] == list(range(1, len(said) + 1))
     assert [id for id, _ in whole[1]] == [f"train-{step}-{group}" for step in (1, 2, 3) for group in (0, 1)]
+
+
+def test_of_a_run_that_was_deleted_nothing_is_written_any_more_and_nothing_kept(facts: Any) -> None:
+    f = facts()
+    said = [*f.whole(steps=1, groups=1), RunDeleted(org="local", run_id="r1"), f.scored(2, 0)]
+
+    book = read([*said, facts("r2").scored(1, 0)])
+
+    assert written(book, len(said) + 1) == ([len(said) + 1], [])
+    assert book.num_bytes == len(facts("r2").scored(1, 0).encode())
+    assert book.lacks(entries([f.scored(3, 0)])[0]) is None
+    book.close("r1")
 
 
 def test_a_record_is_closed_once_the_end_is_written_and_no_group_is_awaited(facts: Any) -> None:
