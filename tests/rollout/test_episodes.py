@@ -24,6 +24,7 @@ from flash.contracts.hosting import (
 )
 from flash.contracts.packing import unpack_floats, unpack_ids
 from flash.contracts.runs import RunCancelled
+from flash.contracts.steps import StepFinished
 from flash.contracts.values import Example, Fault, Verdict
 from flash.errors import NotFound
 from services.rollout.engines import Sample
@@ -146,6 +147,22 @@ async def test_all_rollouts_of_a_group_ask_at_the_same_time(world: Any, scorer: 
     world.engine.gate.set()
 
     assert len((await playing).rollouts) == 3
+
+
+async def test_all_turns_are_of_the_policy_that_an_episode_began_with(
+    world: Any, scorer: FakeScorer, game: Requested
+) -> None:
+    old, new = await world.adapter(1), await world.adapter(2)
+    world.engine.gate.clear()
+    playing = asyncio.create_task(played(world, game(step=2, policy=old)))
+    await asyncio.wait_for(world.engine.asking.acquire(), 5)
+
+    told = {"org": "local", "run_id": "r1", "attempt": 1}
+    await world.player.on_policy(StepFinished(**told, step=2, policy=new))
+    world.engine.gate.set()
+
+    assert (await playing).policy == old
+    assert [asked.adapter.digest for asked in world.engine.asked] == [old.digest] * 6
 
 
 async def test_the_scorer_hears_every_action_with_its_turn(world: Any, scorer: FakeScorer, game: Requested) -> None:
