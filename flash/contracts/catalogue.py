@@ -70,6 +70,7 @@ REQUESTS: tuple[type[Request], ...] = (
     hosting.EpisodeStep,
     hosting.EpisodeScore,
     hosting.EpisodeRenew,
+    hosting.EpisodeClose,
     requests.RunSubmit,
     requests.RunCancel,
     requests.RunResume,

@@ -153,3 +153,11 @@ class EpisodeRenew(HeldRequest, frozen=True, kw_only=True):
     name: ClassVar[str] = "episode.renew"
     service: ClassVar[str] = "scorer"
     reply: ClassVar[type[msgspec.Struct]] = Done
+
+
+class EpisodeClose(HeldRequest, frozen=True, kw_only=True):
+    """Nobody plays them any more."""
+
+    name: ClassVar[str] = "episode.close"
+    service: ClassVar[str] = "scorer"
+    reply: ClassVar[type[msgspec.Struct]] = Done

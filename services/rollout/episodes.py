@@ -5,6 +5,7 @@ What the policy wrote is appended as it was drawn, and never encoded again; what
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from flash.bus import Bus
 from flash.contracts.base import Request
 from flash.contracts.groups import GroupRequested
 from flash.contracts.hosting import (
+    EpisodeClose,
     EpisodeRenew,
     EpisodeScore,
     EpisodesScored,
@@ -116,6 +118,7 @@ class EpisodePlayer:
     ) -> None:
         self._bus, self._engine, self._render, self._follow = bus, engine, render, follow
         self._step_timeout_s, self._renew_s, self._clock = step_timeout_s, renew_s, clock
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def play(
         self, event: GroupRequested, spec: RunSpec, sampling: SamplingSpec, adapter: Adapter | None
@@ -162,6 +165,11 @@ class EpisodePlayer:
         try:
             await asyncio.wait((playing, renewing), return_when=asyncio.FIRST_COMPLETED)
             await (playing if playing.done() else renewing)
+        except BaseException:  # cancelled too: the run has ended, or we leave
+            closing = asyncio.create_task(self._close(held))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            raise
         finally:
             playing.cancel()
             renewing.cancel()
@@ -260,6 +268,11 @@ class EpisodePlayer:
                     raise EpisodesGone(str(error), by_themselves=False) from error
             except BusError as error:
                 raise EpisodesGone(str(error), by_themselves=False) from error
+
+    async def _close(self, held: EpisodesStarted) -> None:
+        """Their scorer has room for others before the lease ends. If it does not hear of it, the lease ends."""
+        with suppress(FlashError):
+            await self._bus.ask(EpisodeClose(replica=held.replica, episodes=held.episodes), self._renew_s)
 
     async def _renew(self, held: EpisodesStarted) -> None:
         """For as long as they are played. Raises EpisodesGone when their scorer has died."""

@@ -2,6 +2,7 @@
 
 Hears    group.generated, dataset.requested, environment.withdrawn
 Says     group.scored, group.cancelled, dataset.prepared, dataset.failed
-Answers  environment.check, dataset.prepare, key.fetch, episode.start, episode.step, episode.score, episode.renew
+Answers  environment.check, dataset.prepare, key.fetch, episode.start, episode.step, episode.score, episode.renew,
+         episode.close
 Keeps    nothing: unpacked environments and warm hosts are a cache, and an open episode that is lost begins anew
 """

@@ -10,6 +10,7 @@ import structlog
 
 from flash.contracts.base import Done
 from flash.contracts.hosting import (
+    EpisodeClose,
     EpisodeRenew,
     EpisodeScore,
     EpisodesScored,
@@ -100,6 +101,12 @@ class Holder:
     async def renew(self, request: EpisodeRenew) -> Done:
         if self._renewed(request).episodes.ended.done():
             raise NotFound("the process that held the episodes has ended")
+        return Done()
+
+    async def give_up(self, request: EpisodeClose) -> Done:
+        """Asked twice, or of episodes that are gone, it does nothing."""
+        if request.episodes in self._held:
+            await self._drop(request.episodes)
         return Done()
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from flash.contracts.groups import GroupGenerated, GroupScored
 from flash.contracts.hosting import (
     CheckReport,
     EnvironmentCheck,
+    EpisodeClose,
     EpisodeRenew,
     EpisodeScore,
     EpisodesStarted,
@@ -137,6 +138,7 @@ class Scorer:
             EpisodeStep: self.step_episode,
             EpisodeScore: self._holder.score,
             EpisodeRenew: self._holder.renew,
+            EpisodeClose: self._holder.give_up,
         }
 
     async def keep_tidy(self) -> None:

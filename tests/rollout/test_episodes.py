@@ -13,6 +13,7 @@ from flash.bus.memory import MemoryBus
 from flash.contracts.base import Done
 from flash.contracts.groups import GroupCancelled, GroupGenerated, GroupRequested
 from flash.contracts.hosting import (
+    EpisodeClose,
     EpisodeRenew,
     EpisodeScore,
     EpisodesScored,
@@ -51,10 +52,12 @@ class FakeScorer:
     """Given to the first starts, in place of what would be."""
     on_step: Callable[[EpisodeStep], Stepped | None] = lambda step: None
     compared: bool = False
+    closed: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
     async def listen(self, bus: MemoryBus) -> None:
         kinds = {
             EpisodeStart: self.start, EpisodeStep: self.step, EpisodeScore: self.score, EpisodeRenew: self.renew,
+            EpisodeClose: self.close,
         }  # fmt: skip
         await bus.answer("scorer", kinds, replica=self.replica)
 
@@ -84,6 +87,10 @@ class FakeScorer:
     async def renew(self, request: EpisodeRenew) -> Done:
         self.renewed += 1
         self.renewing.release()
+        return Done()
+
+    async def close(self, request: EpisodeClose) -> Done:
+        self.closed.put_nowait(request.episodes)
         return Done()
 
 
@@ -413,6 +420,7 @@ async def test_a_run_that_ends_frees_its_episodes(world: Any, scorer: FakeScorer
     assert isinstance(dropped, GroupCancelled)
     for _ in range(3):
         await asyncio.wait_for(world.engine.cancelled.acquire(), 5)
+    assert await asyncio.wait_for(scorer.closed.get(), 5) == "e1"  # for whoever waits for room
 
 
 async def test_openings_that_differ_share_what_they_have_in_common(

@@ -11,7 +11,14 @@ import pytest
 from flash.artifacts import pack
 from flash.bus.memory import MemoryBus
 from flash.contracts.groups import GroupGenerated
-from flash.contracts.hosting import EpisodeRenew, EpisodeScore, EpisodesStarted, EpisodeStart, EpisodeStep
+from flash.contracts.hosting import (
+    EpisodeClose,
+    EpisodeRenew,
+    EpisodeScore,
+    EpisodesStarted,
+    EpisodeStart,
+    EpisodeStep,
+)
 from flash.contracts.keys import spec_key
 from flash.contracts.spec import EnvironmentSpec, RunSpec
 from flash.contracts.values import Example, PolicyRef, Rollout, Verdict
@@ -129,6 +136,20 @@ async def test_episodes_are_known_to_the_scorer_that_opened_them(world: World) -
     assert sorted(each.replica for each in held) == ["scorer-1", "scorer-1", "scorer-2", "scorer-2"]
     for each in held:
         assert (await world.step(each, 0, 0, "stop")).done
+
+
+async def test_whose_player_gives_them_up_make_room_at_once(world: World) -> None:
+    await world.run()
+    await world.scorer(max_episode_groups=1)
+    held = await world.start()
+    assert not (await world.start()).episodes
+
+    for _ in range(2):
+        await world.bus.ask(EpisodeClose(replica=held.replica, episodes=held.episodes), 20)
+
+    assert (await world.start()).episodes
+    with pytest.raises(NotFound, match="begin anew"):
+        await world.step(held, 0, 0, "a")
 
 
 async def test_whose_lease_is_not_renewed_is_gone_and_whose_is_stays(world: World) -> None:
