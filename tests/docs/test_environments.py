@@ -230,7 +230,7 @@ def test_your_own_task_of_the_readme_works_as_it_is_printed(tmp_path: Path, page
     finally:
         terminal.type("flash down")
 
-    assert len(lines) == 13
+    assert len(lines) == 14
 
 
 def alone(projects: Sequence[Any]) -> list[Any]:
