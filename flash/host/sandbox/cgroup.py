@@ -1,6 +1,6 @@
 """A cgroup for a host, where this process may make one: v2 in a delegated subtree, else v1's memory and pids.
 
-A host is moved in before it forks. Without a cgroup the watchdog of `watching` takes its place.
+A host is moved in before it forks. Without a cgroup its memory is looked at now and then.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
+_OURS = Path("/proc/self/cgroup")
 _CONTROLLERS = ("memory", "pids")
 _GONE_WITHIN_S = 2.0
 _NAME = re.compile(r"flash-(\d+)-[0-9a-f]+")
@@ -121,7 +122,7 @@ def _candidates() -> Iterator[tuple[Path, ...]]:
 def _memberships() -> Iterator[tuple[str, str]]:
     """Controller (empty: version 2) and path."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in _OURS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             yield from ((controller, path) for controller in controllers.split(","))
 
