@@ -88,10 +88,12 @@ async def installed(
     allowance: Allowance,
     layers: Layers,
     builds: bool,
+    alone: bool = False,
 ) -> Ended:
     """Run an installer; returns when nothing of it is left. Cancelled, it is killed with all it has started.
 
-    `builds`: it runs the code of packages. Raises Exceeded, and ConfigError where the walls cannot be had.
+    `builds`: it runs the code of packages. `alone`: of its processes only the first goes into the network; so it is
+    where there are namespaces and `/proc`. Raises Exceeded, and ConfigError where the walls cannot be had.
     """
     refused: list[str] = []
     async with AsyncExitStack() as stack:
@@ -109,7 +111,7 @@ async def installed(
         told, teller = await asyncio.open_connection(sock=ours)
         stack.callback(teller.close)
         output = await stack.enter_async_context(_last_of(reading))
-        teller.write(framed(encode(_install(command, variables, at, cell, has_egress=egress is not None))))
+        teller.write(framed(encode(_install(command, variables, at, cell, has_egress=egress is not None, alone=alone))))
         status = await _watched(_status(told, cell), cell, process, at, allowance)
         await asyncio.to_thread(process.wait)
         text = printable(await output)
@@ -164,7 +166,7 @@ async def _way_out(
 
 
 def _install(
-    command: Sequence[str], variables: Mapping[str, str], at: Workplace, cell: Cell, *, has_egress: bool
+    command: Sequence[str], variables: Mapping[str, str], at: Workplace, cell: Cell, *, has_egress: bool, alone: bool
 ) -> Install:
     return Install(
         version=VERSION,
@@ -174,6 +176,7 @@ def _install(
         parent=cell.parent,
         confinement=cell.confinement(),
         egress_socket=EGRESS_SOCKET if has_egress else "",
+        alone=alone and has_egress and cell.layers.proc,
     )
 
 

@@ -76,6 +76,11 @@ class Installer:
     """A folder that it looks through when it starts."""
 
     @property
+    def downloads_itself(self) -> bool:
+        """Else what it starts does so too."""
+        return self.name == "uv"
+
+    @property
     def readable(self) -> list[str]:
         return [word for word in (*self.command, self.beside) if os.path.isabs(word)]
 
@@ -209,6 +214,7 @@ class RequirementSets:
                 at=Workplace(work, [target], shared=shared),
                 readable=[str(told), *installer.readable],
                 indexes=indexes, allowance=self._allowance, layers=layers, builds=builds,
+                alone=installer.downloads_itself,
             )  # fmt: skip
             if not ended.status:
                 await asyncio.to_thread(_seal, target)

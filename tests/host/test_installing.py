@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -386,34 +386,36 @@ async def test_what_the_operator_has_named_is_found_within_the_walls(
     assert await RequirementSets(tmp_path / "sets", timeout_s=60, builds=True).folder(["greeting"])
 
 
-async def test_an_index_on_this_machine_and_the_operators_proxy_are_reached(
-    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By their names, from within a namespace that has neither."""
-    file = made(index)
+@asynccontextmanager
+async def package_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[int, list[str]]]:
+    """Its port, and what it was asked: first lines, each with whether a password came along."""
     asked: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         line = head.split("\r\n")[0]
-        asked.append(line)
-        proxied = "authorization" in head.lower()
-        asked.append(f"{'with' if proxied else 'without'} a password")
-        page = f'<!DOCTYPE html><html><body><a href="/{file.name}">{file.name}</a></body></html>'.encode()
-        body, kind = (file.read_bytes(), b"application/octet-stream") if ".whl" in line else (page, b"text/html")
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-            % (kind, len(body))
-        )
-        if not line.startswith("HEAD"):
-            writer.write(body)
+        asked.append(f"{line} {'with' if 'authorization' in head.lower() else 'without'} a password")
+        [file] = [file for file in os.listdir(folder) if file.startswith("greeting")]
+        page = f'<!DOCTYPE html><html><body><a href="/{file}">{file}</a></body></html>'.encode()
+        named = (folder / file).read_bytes() if file in line else page
+        kind = b"application/octet-stream" if file in line else b"text/html"
+        lines = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        writer.write(lines % (kind, len(named)) + (b"" if line.startswith("HEAD") else named))
         await writer.drain()
         writer.close()
 
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.delenv("PIP_NO_INDEX")
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+        yield server.sockets[0].getsockname()[1], asked
+
+
+async def test_an_index_on_this_machine_and_the_operators_proxy_are_reached(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their names, from within a namespace that has neither."""
+    wheel(index, "greeting", "1.0")
+    async with package_index(index, monkeypatch) as (port, asked):
         monkeypatch.setenv("PIP_INDEX_URL", f"http://localhost:{port}/simple")
         assert await RequirementSets(tmp_path / "sets", timeout_s=60).folder(["greeting"])
         assert asked[0].startswith("GET /simple/greeting/ ")
@@ -424,4 +426,35 @@ async def test_an_index_on_this_machine_and_the_operators_proxy_are_reached(
         monkeypatch.setenv("NO_PROXY", "localhost")
         assert await RequirementSets(tmp_path / "others", timeout_s=60).folder(["greeting"])
         assert asked[0].startswith("GET http://packages.example/simple/greeting/ ")
-        assert set(asked[1::2]) == {"with a password"}
+        assert all(line.endswith("with a password") for line in asked)
+
+
+GOING_OUT = """
+proxy = int(os.environ["HTTP_PROXY"].rpartition(":")[2])
+asked = {"by a tunnel": b"CONNECT localhost:%d HTTP/1.1", "plainly": b"GET http://localhost:%d/from-the-build HTTP/1.1"}
+for what, line in asked.items():
+    with socket.create_connection(("127.0.0.1", proxy), timeout=5) as made:
+        made.sendall(line % int(os.environ["UV_DEFAULT_INDEX"].split(":")[2].split("/")[0]) + b"\\r\\n\\r\\n")
+        told[what] = made.recv(12).decode()
+try:
+    socket.socket(socket.AF_UNIX).connect("/run/flash/egress.sock")
+    told["past the relay"] = "connected"
+except OSError as error:
+    told["past the relay"] = type(error).__name__
+"""
+
+
+@pytest.mark.skipif(not found().with_proc, reason="who connects is seen in /proc")
+async def test_the_network_is_the_installers_and_not_of_what_it_builds(
+    world: World, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.build(index, GOING_OUT)
+    async with package_index(index, monkeypatch) as (port, asked):
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://localhost:{port}/simple")
+        folder = await RequirementSets(tmp_path / "sets", timeout_s=60, builds=True).folder(["greeting"])
+
+    assert told(folder) == {
+        "by a tunnel": "HTTP/1.1 403", "plainly": "HTTP/1.1 403", "past the relay": "PermissionError",
+    }  # fmt: skip
+    assert any("greeting-1.0.tar.gz" in line for line in asked), "the installer itself was there"
+    assert not any("from-the-build" in line for line in asked)

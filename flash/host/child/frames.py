@@ -77,6 +77,8 @@ class Install(msgspec.Struct):
     """As in Config."""
     confinement: Confinement
     egress_socket: str = ""
+    alone: bool = False
+    """The way out is for the program itself, and not for what it starts."""
 
 
 class Question(msgspec.Struct, array_like=True, tag="question"):

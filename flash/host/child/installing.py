@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
+from . import seccomp
 from .confinement import Fence, Views, lock_down
 from .frames import VERSION, Install, encode, framed, read_frame
 from .relay import VARIABLES, Relay
@@ -29,12 +30,19 @@ def main() -> NoReturn:
         raise ValueError(f"the parent speaks version {install.version} of the host's protocol, this is {VERSION}")
     views = lock_down(install.confinement, keep=channel.fileno(), parent=install.parent, scratch=install.folder)
     if install.egress_socket:
-        Relay(install.egress_socket, ())
         install.variables.update(VARIABLES, NO_PROXY="", no_proxy="")  # an index on this machine is out there too
     fence = Fence(install.confinement, install.folder, install.folder)
+    may_begin, begin = os.pipe()
     program = os.fork()
     if program == 0:
+        os.close(begin)
+        os.read(may_begin, 1)
         _become(install, fence)
+    if install.egress_socket:
+        Relay(install.egress_socket, (), only=program if install.alone else 0)
+    os.write(begin, b"!")
+    for end in (begin, may_begin):
+        os.close(end)
     channel.sendall(framed(encode(None)))
     status = _ended(program, channel)
     _clear(program, views)
@@ -48,6 +56,8 @@ def _become(install: Install, fence: Fence) -> NoReturn:
         os.setsid()
         os.umask(0o022)
         fence.enter()
+        if install.alone:  # past the relay, the proxy's own socket is not to be reached either
+            seccomp.install(seccomp.program(sockets="internet", shared_memory=install.confinement.shared_memory))
         os.chdir(install.folder)
         os.execve(install.command[0], install.command, install.variables)
     except BaseException as error:

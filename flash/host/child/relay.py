@@ -18,6 +18,7 @@ PORT = 3128
 _BEHIND = 1 << 20
 """How much may wait for the slower side."""
 _ESTABLISHED = b"\r\n\r\n"
+_NOT_THEIRS = b"HTTP/1.1 403 what is built has no network\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 VARIABLES = {
@@ -31,8 +32,9 @@ VARIABLES = {
 class Relay:
     """A process that listens from the moment that it is started."""
 
-    def __init__(self, path: str, ports: Sequence[int]) -> None:
-        self._path, self._ports = path, ports
+    def __init__(self, path: str, ports: Sequence[int], *, only: int = 0) -> None:
+        """`only`: the process that may go this way; 0: whoever asks."""
+        self._path, self._ports, self._only = path, ports, only
         self.pid = 0
         self.start()
 
@@ -50,7 +52,7 @@ class Relay:
             return
         try:
             die_with(parent)
-            _Carrier(self._path, listening).run()
+            _Carrier(self._path, listening, self._only).run()
         finally:
             os._exit(1)
 
@@ -95,8 +97,8 @@ class _End:
 
 
 class _Carrier:
-    def __init__(self, path: str, listening: Sequence[tuple[socket.socket, bytes]]) -> None:
-        self._path, self._poll = path, poller()
+    def __init__(self, path: str, listening: Sequence[tuple[socket.socket, bytes]], only: int) -> None:
+        self._path, self._poll, self._only = path, poller(), only
         self._ears = {ear.fileno(): (ear, asks) for ear, asks in listening}
         self._ends: dict[int, _End] = {}
         for number in self._ears:
@@ -112,7 +114,11 @@ class _Carrier:
 
     def _accept(self, ear: socket.socket, asks: bytes) -> None:
         with suppress(OSError):
-            near, _ = ear.accept()
+            near, (_, port) = ear.accept()
+            if self._only and not _is_of(self._only, port):
+                near.sendall(_NOT_THEIRS)
+                near.close()
+                return
             far = socket.socket(socket.AF_UNIX)
             try:
                 far.connect(self._path)
@@ -182,6 +188,17 @@ class _Carrier:
             del self._ends[one.socket.fileno()]
             self._poll.unregister(one.socket.fileno())
             one.socket.close()
+
+
+def _is_of(pid: int, port: int) -> bool:
+    """That process holds the connection that comes from this port of the loopback device."""
+    with open("/proc/net/tcp") as table:
+        inodes = [fields[9] for fields in map(str.split, table) if fields[1] == f"0100007F:{port:04X}"]
+    held = set()
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            held.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
+    return any(f"socket:[{inode}]" in held for inode in inodes)
 
 
 def _listening(port: int) -> socket.socket:
