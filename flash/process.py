@@ -18,6 +18,7 @@ from flash.access import Access
 from flash.bus import Admit, Bus
 from flash.config.settings import ServiceSettings
 from flash.contracts.base import Request
+from flash.contracts.catalogue import KEEPER
 from flash.errors import BusError, ConfigError
 from flash.redaction import guard, masked_line
 from flash.store import Store, open_store
@@ -80,7 +81,10 @@ async def _run(service: str, settings: S, serve: Callable[[Process, S], Awaitabl
     store = await open_store(settings.store_url)
     operator_token = settings.operator_token
     name = f"{service}:{settings.replica}"
-    bus = await _unless(stop, connect(settings.nats_url, store, name=name, token=operator_token))
+    updates = service == KEEPER
+    bus = await _unless(
+        stop, connect(settings.nats_url, store, name=name, token=operator_token, updates_streams=updates)
+    )
     if bus is None:
         return
     failed: list[BaseException] = []

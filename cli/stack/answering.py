@@ -48,7 +48,7 @@ class Answering:
         from flash.bus.jetstream import connect
         from flash.store.memory import MemoryStore
 
-        return await connect(self._nats_url, MemoryStore(), name="supervisor")
+        return await connect(self._nats_url, MemoryStore(), name="supervisor", asks_only=True)
 
     async def _nats_is_well(self) -> bool:
         return (await _first_line(self._nats_url, b"")).startswith("INFO ")

@@ -1,7 +1,7 @@
 """Which processes a stack consists of. Pure: options, ports and folders in, command lines and environments out."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def store_part(plan: ServerPlan) -> Part:
 def service_parts(
     *,
     home: Path,
-    nats_url: str,
+    nats_url_of: Callable[[str], str],
     store_url: str,
     models: Sequence[str],
     rollouts: int,
@@ -53,9 +53,11 @@ def service_parts(
     learners: int,
     threads: str = "1",
 ) -> Iterator[Part]:
-    """The services, in the order in which people read them. `threads`: of each model service's arithmetic."""
+    """The services, in the order in which people read them.
+
+    `nats_url_of`: where each comes onto the bus as itself; `threads`: of each model service's arithmetic.
+    """
     told = {
-        "FLASH_NATS_URL": nats_url,
         "FLASH_STORE_URL": store_url,
         "FLASH_HOME": str(home),
         "FLASH_GRACE_S": "3",  # less than we wait before we kill
@@ -64,10 +66,12 @@ def service_parts(
     arithmetic = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
     def light(service: str, name: str, *, needed: bool = False) -> Part:
-        return Part(name, _argv(service), told | {"FLASH_REPLICA": name}, rank=1, needed=needed)
+        env = told | {"FLASH_NATS_URL": nats_url_of(service), "FLASH_REPLICA": name}
+        return Part(name, _argv(service), env, rank=1, needed=needed)
 
     def heavy(service: str, name: str, model: str) -> Part:
-        env = told | arithmetic | {"FLASH_REPLICA": name, "FLASH_MODEL": model}
+        own = {"FLASH_NATS_URL": nats_url_of(service), "FLASH_REPLICA": name, "FLASH_MODEL": model}
+        env = told | arithmetic | own
         return Part(name, _argv(service), env, rank=2, warms=True)
 
     yield light("hub", "hub", needed=True)

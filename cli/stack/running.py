@@ -22,10 +22,13 @@ from cli.stack.options import Options, packed
 from cli.stack.parts import PORTS, Part, clean, nats_part, service_parts, store_part
 from cli.stack.supervisor import Supervisor
 from flash.bus import server as nats_server
+from flash.bus.jetstream import roles
 from flash.errors import FlashError, Refused
 from flash.models import folder as model_folder
 from flash.store import server as store_server
 
+_OWNER = "flash"
+"""Who comes in as whoever runs the stack, and may do everything: the commands of this machine."""
 UP_S = 90.0
 """How long a detached stack may take until it takes requests."""
 DOWN_S = 20.0
@@ -91,12 +94,17 @@ async def supervise(options: Options) -> int:
 
 def _planned(options: Options, home: Home) -> tuple[Sequence[Part], Answering, Stack]:
     wiring = home.wiring(PORTS)
-    nats_url = f"nats://flash:{wiring.nats_password}@{store_server.HOST}:{wiring.ports['nats']}"
+    nats_url = f"nats://{_OWNER}:{wiring.nats_password}@{store_server.HOST}:{wiring.ports['nats']}"
+
+    def nats_url_of(service: str) -> str:
+        password = roles.password(wiring.nats_password, service)
+        return f"nats://{service}:{password}@{store_server.HOST}:{wiring.ports['nats']}"
+
     store = store_server.plan(home.s3, ports=wiring.ports, secret=wiring.s3_secret, keys=wiring.s3_keys)
     services = list(
         service_parts(
             home=home.folder,
-            nats_url=nats_url,
+            nats_url_of=nats_url_of,
             store_url=store.store_url,
             models=options.models,
             rollouts=options.rollouts,
@@ -107,7 +115,8 @@ def _planned(options: Options, home: Home) -> tuple[Sequence[Part], Answering, S
     )
     config = home.nats / "nats.conf"
     text = nats_server.config(home.nats / "jetstream", wiring.ports["nats"])
-    write_private(config, f'{text}authorization {{ user: flash, password: "{wiring.nats_password}" }}\n'.encode())
+    owner = {"user": _OWNER, "password": wiring.nats_password}
+    write_private(config, f"{text}{roles.authorization(wiring.nats_password, owner)}".encode())
     parts = [nats_part(nats_server.find_binary(), config), store_part(store), *services]
     since = started_at(os.getpid())
     assert since is not None

@@ -1,4 +1,7 @@
-"""Who says and hears every fact, and who answers every request. The documents are generated from here."""
+"""Who says and hears every fact, who asks and answers every request, and who keeps what beside the stream.
+
+The documents are generated from here, and what each service may do on a NATS server: `flash.bus.jetstream.roles`.
+"""
 
 from dataclasses import dataclass
 
@@ -86,6 +89,37 @@ REQUESTS: tuple[type[Request], ...] = (
     preparing.DatasetMeasure,
     requests.Generate,
 )
+
+ASKS: dict[str, tuple[type[Request], ...]] = {
+    "hub": (access.TokenCheck, hosting.EnvironmentCheck),
+    "scheduler": (access.TokenCheck, requests.EnvironmentResolve),
+    "rollout": (
+        access.TokenCheck,
+        hosting.EpisodeStart,
+        hosting.EpisodeStep,
+        hosting.EpisodeScore,
+        hosting.EpisodeRenew,
+        hosting.EpisodeClose,
+    ),
+    "scorer": (access.TokenCheck,),
+    "learner": (access.TokenCheck,),
+    "recorder": (access.TokenCheck,),
+}
+"""What services ask of each other; everything else people ask."""
+
+RECORDS: dict[str, tuple[str, ...]] = {
+    "hub": ("environments", "organisations", "uploads", "versions"),
+    "recorder": ("recorder", "usage"),
+}
+"""Who keeps small state, in which buckets, that nobody else sees."""
+
+KEEPER = "scheduler"
+"""Who takes the streams along to a newer Flash."""
+
+FORGETS = ("recorder", "scheduler")
+"""Who takes facts out of the stream: those that are written down, and those of runs that are deleted."""
+
+SERVICES: tuple[str, ...] = tuple(ASKS)
 
 BY_NAME: dict[str, type[Event]] = {row.event.name: row.event for row in EVENTS}
 

@@ -3,5 +3,6 @@
 Hears    run.started, group.scored, dataset.prepared, run.cancel-requested, run.completed, run.failed, run.cancelled
 Says     step.claimed, step.finished, step.saved, step.diverged, training.failed
 Answers  nothing
+Asks     token.check
 Keeps    adapters and checkpoints, in the store
 """

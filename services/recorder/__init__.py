@@ -6,6 +6,7 @@ Hears    run.submitted, run.planned, run.started, run.retried, run.warned, run.e
          step.claimed, step.finished, step.saved, step.diverged, training.failed, record.closed
 Says     record.closed
 Answers  key.fetch, events.find, rollouts.find, rollouts.export, adapter.fetch, usage.sum
+Asks     token.check
 Keeps    in the store, each run's events and rollouts as Parquet; as records, how far it has written, and what each run
          has used
 """

@@ -11,7 +11,7 @@ import pytest
 
 from flash.contracts import document
 from flash.contracts.base import Event
-from flash.contracts.catalogue import BY_NAME, EVENTS, REQUESTS, kind_of, noun_pattern
+from flash.contracts.catalogue import ASKS, BY_NAME, EVENTS, FORGETS, RECORDS, REQUESTS, kind_of, noun_pattern
 
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(p.parent.name for p in (ROOT / "services").glob("*/__init__.py"))
@@ -19,11 +19,29 @@ SERVICES = sorted(p.parent.name for p in (ROOT / "services").glob("*/__init__.py
 
 def calling_card(service: str) -> dict[str, set[str]]:
     text = importlib.import_module(f"services.{service}").__doc__ or ""
-    parts = re.split(r"^(Hears|Says|Answers|Keeps)\s", text, flags=re.M)[1:]
+    parts = re.split(r"^(Hears|Says|Answers|Asks|Keeps)\s", text, flags=re.M)[1:]
     found = dict(zip(parts[::2], parts[1::2], strict=True))
-    return {
-        head: set(re.findall(r"[a-z]+\.[a-z-]+|\bgenerate\b", found[head])) for head in ("Hears", "Says", "Answers")
-    }
+    heads = ("Hears", "Says", "Answers", "Asks")
+    return {head: set(re.findall(r"[a-z]+\.[a-z-]+|\bgenerate\b", found[head])) for head in heads}
+
+
+def made(service: str) -> tuple[set[str], set[str], bool]:
+    """The classes that its code makes something of, the buckets of records that it opens, and whether it forgets."""
+    names, buckets, forgets = set[str](), set[str](), False
+    calls = (
+        node
+        for path in (ROOT / "services" / service).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    )
+    for call in calls:
+        name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+        names.add(name)
+        if name == "records":
+            assert isinstance(call.args[0], ast.Constant)
+            buckets.add(call.args[0].value)
+        forgets |= ast.unparse(call.func).endswith("bus.forget")
+    return names, buckets, forgets
 
 
 def short(event: type[Event]) -> str:
@@ -37,6 +55,22 @@ def test_a_calling_card_says_what_the_catalogue_says(service: str) -> None:
     assert card["Says"] == {short(row.event) for row in EVENTS if service in row.said_by}
     assert card["Hears"] == {short(row.event) for row in EVENTS if service in row.heard_by}
     assert card["Answers"] == {request.name for request in REQUESTS if request.service == service}
+    assert card["Asks"] == {request.name for request in ASKS[service]}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_says_asks_and_keeps_what_the_catalogue_lets_it_and_nothing_else(service: str) -> None:
+    """What a NATS server lets it do follows from there: for what is missing it would wait for ever."""
+    names, buckets, forgets = made(service)
+
+    said = {row.event.__name__ for row in EVENTS if service in row.said_by}
+    foreign = {row.event.__name__ for row in EVENTS} - said - ({"StepFinished"} if service == "recorder" else set())
+    assert said <= names
+    assert not foreign & names
+    asked = {request.__name__ for request in REQUESTS} & names | {"TokenCheck"}  # `flash.access` asks that for all
+    assert asked == {request.__name__ for request in ASKS[service]}
+    assert buckets == set(RECORDS.get(service, ()))
+    assert forgets == (service in FORGETS)
 
 
 def test_every_teller_and_hearer_is_a_service() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flash.bus import Bus, Shared
-from flash.bus.jetstream import connect
+from flash.bus.jetstream import connect, roles
 from flash.bus.memory import MemoryBus
 from flash.bus.server import NatsServer
 from flash.client import pin, publish_environment, submit
@@ -41,6 +41,7 @@ from services.scorer.service import Scorer
 from services.scorer.settings import Settings as ScorerSettings
 from tests.hubs import hub_of
 
+SECRET = "hush"
 SORTING = Path(__file__).parent / "sorting"
 
 
@@ -49,7 +50,10 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.nats = NatsServer(folder / "nats")
+        owner = {"user": "flash", "password": SECRET}
+        self.nats = NatsServer(folder / "nats", more=roles.authorization(SECRET, owner))
+        self.url = self.nats.url.replace("//", f"//flash:{SECRET}@")
+        """Where the owner of the stack comes onto the bus."""
         self.store_url = f"file://{folder / 'store'}"
         self.bus: Bus
         self.store: Store
@@ -62,7 +66,7 @@ class Stack:
     async def start(self, *services: str) -> None:
         await self.nats.start()
         self.store = await open_store(self.store_url)
-        self.bus = await connect(self.nats.url, self.store, name="test")
+        self.bus = await connect(self.url, self.store, name="test")
         for service in services or ("hub", "scheduler", "recorder", "scorer", "rollout", "learner"):
             await self.run(service)
 
@@ -76,8 +80,10 @@ class Stack:
 
     async def _spawn(self, name: str, kill_at: str) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("FLASH_")}
+        service = self._services[name]
+        url = self.nats.url.replace("//", f"//{service}:{roles.password(SECRET, service)}@")
         told = {
-            "FLASH_NATS_URL": self.nats.url, "FLASH_STORE_URL": self.store_url, "FLASH_REPLICA": name,
+            "FLASH_NATS_URL": url, "FLASH_STORE_URL": self.store_url, "FLASH_REPLICA": name,
             "FLASH_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
         }  # fmt: skip
         told |= {"FLASH_MODEL": "tiny"} if self._services[name] in ("rollout", "learner") else {}
@@ -139,6 +145,11 @@ class Stack:
         await self.bus.close(0)
         await self.nats.stop()
 
+    def forbidden(self) -> list[str]:
+        """What the server did not let a service do."""
+        logs = (path.read_text().splitlines() for path in self.folder.glob("*.log"))
+        return [line for lines in logs for line in lines if "nats.forbidden" in line]
+
     def logs(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
@@ -191,6 +202,7 @@ async def stacked(folder: Path, *services: str) -> AsyncIterator[Stack]:
     await stack.start(*services)
     try:
         yield stack
+        assert stack.forbidden() == []
     finally:
         await stack.stop()
 

@@ -40,7 +40,7 @@ class Command:
     """`flash ...` as a process of its own."""
 
     def __init__(self, stack: Any, *words: str) -> None:
-        env = {k: v for k, v in os.environ.items() if not k.startswith("FLASH_")} | {"FLASH_URL": stack.nats.url}
+        env = {k: v for k, v in os.environ.items() if not k.startswith("FLASH_")} | {"FLASH_URL": stack.url}
         home = ("--home", str(stack.folder / "home"))
         with (stack.folder / "cli.log").open("ab") as log:
             self.process = subprocess.Popen(

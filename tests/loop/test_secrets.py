@@ -100,7 +100,7 @@ async def test_a_canary_among_the_secrets_lies_nowhere_after_a_whole_run(stack: 
     mask = "*" * len(canary)
     assert f"refused: {mask}" in told[3][0], "the environment had the secret, and it was masked"
     assert f"scored with {mask}".encode() in b"".join(facts)
-    places = {**dict(files(stack.folder)), **dict(files(project)), **await messages(stack.nats.url)}
+    places = {**dict(files(stack.folder)), **dict(files(project)), **await messages(stack.url)}
     places["the command line"] = "".join(text for both in told for text in both).encode()
     places["facts that the record has taken over"] = b"\n".join(facts)
     assert b"scored with no key" in b"".join(facts), "the run that declared nothing had nothing"
@@ -119,7 +119,7 @@ async def flash(stack: Any, project: Path, *words: str) -> tuple[str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "cli", *words, cwd=project, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=kept | {"FLASH_URL": stack.nats.url, "FLASH_HOME": str(stack.folder / "home-of-the-person")},
+        env=kept | {"FLASH_URL": stack.url, "FLASH_HOME": str(stack.folder / "home-of-the-person")},
     )  # fmt: skip
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()

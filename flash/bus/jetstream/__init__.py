@@ -32,20 +32,22 @@ async def connect(
     retry_s: float = RETRY_S,
     duplicate_window_s: float = DUPLICATE_WINDOW_S,
     timeout_s: float = 30.0,
+    updates_streams: bool = True,
     asks_only: bool = False,
 ) -> "JetStreamBus":
     """The bus as one replica sees it; `name` is `service:replica`; `token` goes with whatever it asks.
 
-    Makes the streams where there are none, unless the caller only asks, which is all that people may. Raises BusError
-    when no server answers at `nats_url` within `timeout_s`, or it refuses us.
+    Makes the streams where there are none, unless the caller only asks, which is all that people may; with
+    `updates_streams` takes those along that an older Flash has made. Raises BusError when no server answers at
+    `nats_url` within `timeout_s`, or it refuses us.
     """
     connection = await Connection.open(nats_url, name, token=token, timeout_s=timeout_s)
     try:
         keeper = Keeper(nats_url, name, ack_wait_s=ack_wait_s)
         facts = JetStream(connection, STREAM, keeper, ack_wait_s=ack_wait_s)
-        if not asks_only:
-            await facts.ensure(["flash.>"], duplicate_window_s=duplicate_window_s)
-            await JetStream(connection, DEAD, keeper).ensure(["dead.>"], duplicate_window_s=duplicate_window_s)
+        dead = JetStream(connection, DEAD, keeper)
+        for stream, subjects in () if asks_only else ((facts, "flash.>"), (dead, "dead.>")):
+            await stream.ensure([subjects], duplicate_window_s=duplicate_window_s, updates=updates_streams)
         return JetStreamBus(connection, facts, keeper, store, name=name, token=token, retry_s=retry_s)
     except BaseException:
         await connection.close()

@@ -46,11 +46,14 @@ class Connection:
         """
         client = Client()
         self = cls(client)
+        user = urlsplit(url).username
         refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         async def on_error(error: Exception) -> None:
             if "authorization" in str(error).lower() and not refused.done():
                 refused.set_result(str(error))
+            if "permissions violation" in str(error).lower():
+                log.error("nats.forbidden", reason=str(error))
             log.debug("nats.failed", error=f"{type(error).__name__}: {error}")
 
         opening = asyncio.create_task(
@@ -59,8 +62,8 @@ class Connection:
                 error_cb=on_error,
                 disconnected_cb=self._went_down,
                 reconnected_cb=self._came_back,
-                inbox_prefix=inbox_of(token),
-                token=token if token and urlsplit(url).username is None else None,
+                inbox_prefix=own_inbox(user) if user else inbox_of(token),
+                token=token if token and not user else None,
                 **options(name),
             )
         )
@@ -214,6 +217,11 @@ def options(name: str) -> dict[str, Any]:
 def inbox_of(token: str) -> str:
     """Where a token's holder, and nobody else, hears what they are answered."""
     return f"_INBOX.{org_of(token)}.{id_of(token)}" if is_token(token) else "_INBOX"
+
+
+def own_inbox(user: str) -> str:
+    """The same of whoever comes in by a password."""
+    return f"_INBOX.{user}"
 
 
 def is_status(msg: Msg, status: str) -> bool:

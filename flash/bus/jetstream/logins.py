@@ -8,7 +8,6 @@ facts of any organisation, nor what others are answered.
 import base64
 import binascii
 import hashlib
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -106,7 +105,3 @@ def _claims(token: bytes) -> dict[str, Any]:
 
 def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-if __name__ == "__main__":
-    print(issuer(sys.stdin.read().strip()))

@@ -78,6 +78,7 @@ class Reader:
     async def aclose(self) -> None:
         if self._pull is not None:
             await self._pull.stop()
+        if self._consumer:
             with suppress(BusError):
                 await self._connection.send(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._consumer}", b"")
 

@@ -78,8 +78,10 @@ class JetStream:
         self._ack_wait_s = ack_wait_s
         self._window = asyncio.Semaphore(WINDOW)
 
-    async def ensure(self, subjects: list[str], *, duplicate_window_s: float, **more: object) -> None:
-        """Make the stream, or bring it up to date without touching what an operator has set besides."""
+    async def ensure(
+        self, subjects: list[str], *, duplicate_window_s: float, updates: bool = True, **more: object
+    ) -> None:
+        """Make the stream, or with `updates` bring it up to date without touching what an operator has set besides."""
         wanted = {
             "name": self._name,
             "subjects": subjects,
@@ -93,8 +95,11 @@ class JetStream:
         except Refusal as refusal:
             if refusal.err_code != NAME_IN_USE:
                 raise
+            if not updates:
+                return
             there = await self.api(f"STREAM.INFO.{self._name}")
-            await self.api(f"STREAM.UPDATE.{self._name}", {**there["config"], **wanted})
+            if any(there["config"].get(key) != value for key, value in wanted.items()):
+                await self.api(f"STREAM.UPDATE.{self._name}", {**there["config"], **wanted})
 
     async def append(self, letter: Letter, *, expect: int, over: str) -> int:
         headers = {**letter.headers, EXPECT: str(expect)}

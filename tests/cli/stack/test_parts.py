@@ -10,7 +10,7 @@ from cli.stack.parts import Part, environment, service_parts
 def services(**options: Any) -> dict[str, Part]:
     told: dict[str, Any] = {
         "home": Path("/home/ada/.flash"),
-        "nats_url": "nats://flash:hush@127.0.0.1:4222",
+        "nats_url_of": "nats://{}:hush@127.0.0.1:4222".format,
         "store_url": "s3://flash:hush@127.0.0.1:8333/flash",
         "models": ["tiny"],
         "rollouts": 1,
@@ -33,6 +33,7 @@ def test_whoever_starts_a_stack_is_its_operator_and_lets_its_scorers_build_packa
 
     assert [name for name, part in found.items() if part.env.get("FLASH_BUILD_SOURCES")] == ["scorer-1", "scorer-2"]
     assert found["scorer-1"].env["FLASH_REPLICA"] == "scorer-1"
+    assert found["scorer-1"].env["FLASH_NATS_URL"] == "nats://scorer:hush@127.0.0.1:4222"
 
 
 def test_a_model_named_twice_is_served_once() -> None:
@@ -45,7 +46,7 @@ def test_each_service_is_told_who_it_is_and_where_the_others_are() -> None:
     assert rollout.argv == (sys.executable, "-P", "-m", "services.rollout")
     assert rollout.env["FLASH_REPLICA"] == "rollout-tiny-1"
     assert rollout.env["FLASH_MODEL"] == "tiny"
-    assert rollout.env["FLASH_NATS_URL"] == "nats://flash:hush@127.0.0.1:4222"
+    assert rollout.env["FLASH_NATS_URL"] == "nats://rollout:hush@127.0.0.1:4222"
     assert rollout.env["FLASH_HOME"] == "/home/ada/.flash"
     assert rollout.env["OMP_NUM_THREADS"] == "1"
 
