@@ -1,5 +1,6 @@
-"""`flash doctor`: what stands between author code and this machine, what does not, and how to get it."""
+"""`flash doctor`: what stands between author code and this machine and how to get the rest; which engine draws."""
 
+import os
 from argparse import Namespace
 from dataclasses import asdict
 
@@ -20,7 +21,7 @@ def doctor(options: Namespace) -> int:
     from flash.errors import ConfigError
     from flash.host.sandbox import chosen, found, operator
 
-    findings = found()
+    findings, engine = found(), _engine()
     layers, refused = None, ""
     try:
         layers = chosen()
@@ -36,7 +37,8 @@ def doctor(options: Namespace) -> int:
                     "refused": refused,
                     "egress": operator(),
                     "tried": asdict(findings),
-                }
+                },
+                "engine": engine,
             }
         )
         return 1 if refused else 0
@@ -45,6 +47,10 @@ def doctor(options: Namespace) -> int:
         for lack in layers.missing:
             output.line(f"missing: {lack}")
     output.line(f"egress: {operator()}, of what environment.network names")
+    if engine["name"]:
+        output.line(f"rollouts: {engine['name']}: {engine['why']}")
+    else:
+        output.note(f"error: {engine['why']}")
     for what, said in findings.refused:
         output.note(f"not on this machine: {what}: {said}")
         if remedy := next((remedy for word, remedy in REMEDIES.items() if word in what), ""):
@@ -52,3 +58,15 @@ def doctor(options: Namespace) -> int:
     if refused:
         output.note(f"error: {refused}")
     return 1 if refused else 0
+
+
+def _engine() -> dict[str, str | None]:
+    """What a rollout started with this environment would draw with, and why."""
+    from flash.errors import ConfigError
+    from flash.models import engines
+
+    try:
+        choice = engines.chosen(os.environ.get("FLASH_ENGINE", "auto"), os.environ.get("FLASH_DEVICE", "auto"))
+    except ConfigError as error:
+        return {"name": None, "why": str(error)}
+    return asdict(choice)

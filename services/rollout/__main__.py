@@ -6,9 +6,11 @@ from functools import partial
 
 from flash import process
 from flash.models import folder, pool_of, serving
+from flash.models.engines import chosen
 from flash.models.lengths import measured
 from flash.models.rendering import load_tokenizer
 from services.rollout.adapters import Adapters
+from services.rollout.engines.choice import engine_of
 from services.rollout.prompts import follow, render
 from services.rollout.readiness import Proved
 from services.rollout.service import Player
@@ -18,18 +20,11 @@ from services.rollout.settings import Settings
 async def serve(part: process.Process, settings: Settings) -> None:
     pool = pool_of(settings.model)
     await part.announce("rollout", pool=pool)
-    from services.rollout.engines.torch import TorchEngine, load
-
     place = folder(settings.model, settings.home)
     tokenizer = await asyncio.to_thread(load_tokenizer, place)
-    torch_engine = TorchEngine(
-        partial(load, place, device=settings.device, dtype=settings.dtype),
-        threads=settings.threads,
-        max_rows=settings.max_rows,
-        cache_bytes=settings.cache_bytes,
-    )
+    choice = await asyncio.to_thread(chosen, settings.engine, settings.device)
     prompt = await asyncio.to_thread(render, tokenizer, [{"role": "user", "content": "Hello"}], False)
-    engine = Proved(torch_engine, prompt, settings.model)
+    engine = Proved(engine_of(settings, choice, place, tokenizer), prompt, settings.model)
     await engine.start()
     part.spawn(engine.watch())
 
@@ -47,7 +42,7 @@ async def serve(part: process.Process, settings: Settings) -> None:
         measure=partial(measured, tokenizer),
     )
     about = serving(settings.model, place, settings.device)
-    await part.answer("rollout", player.answers(), engine="torch", **about.metadata())
+    await part.answer("rollout", player.answers(), engine=choice.name, **about.metadata())
     await part.bus.listen(*player.subscriptions())
 
 

@@ -14,6 +14,8 @@ class Settings(ServiceSettings, frozen=True):
     """The base model: a name of the catalogue, or a folder written as a path."""
     slots: int = Field(16, ge=1)
     """How many groups are played at a time; the engine batches them."""
+    engine: Literal["auto", "torch", "vllm"] = "auto"
+    """`auto`: vLLM on a GPU, where it is installed; else torch."""
     threads: int = Field(1, ge=1)
     """CPU threads of the arithmetic."""
     step_timeout_s: float = Field(150.0, gt=0)
@@ -29,5 +31,9 @@ class Settings(ServiceSettings, frozen=True):
     """`auto`: the GPU where there is one. Else what torch calls it: `cpu`, `cuda`, `cuda:1`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: float32 on the CPU, bfloat16 on a GPU."""
+    adapters: int = Field(4, ge=1)
+    """How many adapters vLLM puts into one batch: it keeps room in memory for as many of the largest rank."""
+    tensor_parallel: int = Field(1, ge=1)
+    """Over how many GPUs vLLM spreads the model."""
     adapter_cache_bytes: int = Field(2 << 30, ge=0)
     """How much of the disk adapters may take on this machine; the one in use stays."""

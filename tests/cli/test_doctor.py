@@ -58,3 +58,24 @@ def test_a_machine_where_author_code_cannot_be_run_is_an_error_with_the_way_out(
 
     assert code == 1
     assert "install bubblewrap, or set FLASH_SANDBOX=none" in str(said(capsys)["refused"])
+
+
+def test_the_engine_of_the_rollouts_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLASH_ENGINE", "torch")
+
+    main(["doctor", "--json"])
+
+    assert json.loads(capsys.readouterr().out)["engine"] == {"name": "torch", "why": "FLASH_ENGINE asks for it"}
+
+
+def test_an_engine_that_cannot_be_had_is_an_error_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLASH_ENGINE", "tensorrt")
+
+    main(["doctor", "--json"])
+
+    why = "FLASH_ENGINE is 'tensorrt': it is auto, torch or vllm"
+    assert json.loads(capsys.readouterr().out)["engine"] == {"name": None, "why": why}

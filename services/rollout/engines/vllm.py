@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from math import isnan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from flash.errors import FlashError
 from services.rollout.engines import Adapter, GenerationFailed, SampleRequest
@@ -32,7 +32,8 @@ class Options:
     """The base model's."""
     decode: Decode
     closing_ids: frozenset[int]
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: str = "cpu"
+    """`cpu`, `auto` for any GPU, or as torch calls one: `cuda:1`."""
     dtype: str = "float32"
     threads: int = 1
     max_rows: int = 64
@@ -75,6 +76,8 @@ class Options:
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(self._context(), self.max_rows, 2048),
             }
+        elif number := self.device.partition(":")[2]:
+            arguments["device_ids"] = [int(number)]
         return arguments
 
     def _environment(self) -> Iterator[tuple[str, str]]:
@@ -104,14 +107,8 @@ class VllmEngine(ThreadedEngine):
         arguments = self._options.arguments()
         from vllm import EngineArgs, LLMEngine
 
-        from services.rollout.engines import vllm_lora
-
         llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        if not vllm_lora.is_in_use():
-            raise FlashError(
-                "vLLM has not loaded its plugin flash-cpu-lora, without which it mixes adapters up on the CPU: "
-                "install Flash anew where vLLM is, and leave VLLM_PLUGINS unset"
-            )
+        check_plugin(self._options)
         return Requests(llm, self._options), llm.model_config.max_model_len
 
 
@@ -141,11 +138,11 @@ class Requests:
     def load(self, adapter: Adapter) -> None:
         if self._held.knows(adapter) or not self._held.has_room():
             return
+        self._held.check(adapter)
         if (surplus := self._held.surplus()) is not None:
             self._llm.remove_lora(surplus.lora_int_id)
-        request = self._held.introduce(adapter)
         try:
-            self._llm.add_lora(request)
+            self._llm.add_lora(self._held.introduce(adapter))
         except Exception as error:  # whatever vLLM finds wrong with it
             self._held.forget(adapter)
             raise unusable(adapter, error) from error
@@ -212,6 +209,17 @@ class Requests:
             lora = self._held.borrow(adapter) if adapter else None
             self._drawn[name] = Row(job, index, [])
             self._llm.add_request(name, prompt, each, lora_request=lora)
+
+
+def check_plugin(options: Options) -> None:
+    """Raises FlashError where vLLM was started without what makes it right: see `vllm_lora`."""
+    from services.rollout.engines import vllm_lora
+
+    if options.device == "cpu" and not vllm_lora.is_in_use():
+        raise FlashError(
+            "vLLM has not loaded its plugin flash-cpu-lora, without which it mixes adapters up on the CPU: "
+            "install Flash anew where vLLM is, and leave VLLM_PLUGINS unset"
+        )
 
 
 def prompt_of(request: SampleRequest) -> Any:

@@ -52,11 +52,14 @@ class Held:
         digest = next(digest for digest, place in self._places.items() if not place.users)
         return self._places.pop(digest).request
 
+    def check(self, adapter: Adapter) -> None:
+        """Raises GenerationFailed for an adapter that vLLM should not be asked to load."""
+        self._base.check(adapter)
+
     def introduce(self, adapter: Adapter) -> Any:
-        """vLLM's request for an adapter that it is to load. Raises GenerationFailed where it should not try to."""
+        """vLLM's request for an adapter that it is to load."""
         from vllm.lora.request import LoRARequest
 
-        self._base.check(adapter)
         request = LoRARequest(adapter.digest, next(self._ids), str(adapter.folder))
         self._places[adapter.digest] = _Place(request)
         return request

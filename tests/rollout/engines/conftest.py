@@ -100,15 +100,20 @@ class Model:
         self.engines.append(engine)
         return engine
 
+    def saved(self) -> Path:
+        """A folder with the model, as transformers and vLLM load it."""
+        place = self.folder / "model"
+        if not place.exists():
+            self.plain().save_pretrained(place)
+            tokenizer().save_pretrained(place)
+        return place
+
     async def _of_vllm(self, shared: dict[str, Engine], closing: int, limits: dict[str, Any]) -> Engine:
         from services.rollout.engines.vllm import Options, VllmEngine
 
         name = f"{self.config.model_type} {closing} {limits}"
         if name not in shared:
-            place = self.folder / "model"
-            if not place.exists():
-                self.plain().save_pretrained(place)
-                tokenizer().save_pretrained(place)
+            place = self.saved()
             closing_ids = frozenset([closing] if closing >= 0 else [])
             options = Options(place, self.decode, closing_ids, **{"cache_bytes": 16 << 20, **limits})
             shared[name] = VllmEngine(options)
