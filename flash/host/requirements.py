@@ -15,7 +15,6 @@ built runs its own code, which could change what lies in a cache.
 """
 
 import asyncio
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -25,8 +24,7 @@ import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,11 +39,11 @@ from flash.host.indexes import Indexes
 from flash.host.installing import USUAL, Allowance, Ended, Exceeded, Workplace, installed
 from flash.host.sandbox import Layers, chosen, remove_tree
 from flash.host.spec import LoadFailed
+from flash.locks import alone
 
 LINES_TOLD = 20
 """Of what the installer said last."""
 
-_LOCK_ASKED_S = 0.1
 _PYTHON = os.path.realpath(sys.executable)
 """Without the virtual environment that it may belong to, of which a set takes nothing."""
 _WHEELS_ONLY = "wheels are taken, source distributions are not; FLASH_BUILD_SOURCES=1 of a scorer has it build them"
@@ -151,29 +149,13 @@ class RequirementSets:
         if folder.is_dir():
             return folder
         try:
-            async with asyncio.timeout(self._timeout_s), self._alone(key):
+            async with asyncio.timeout(self._timeout_s), alone(self._folder / f".{key}.lock"):
                 if not folder.is_dir():
                     await self._install(wanted, installer, key)
         except TimeoutError:
             found = f"environment.pip {_named(wanted)} was not installed within {self._timeout_s:g} s"
             raise _failed(found) from None
         return folder
-
-    @asynccontextmanager
-    async def _alone(self, key: str) -> AsyncIterator[None]:
-        """Nobody else on this machine installs the set meanwhile; the system frees the lock when a process dies."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / f".{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(_LOCK_ASKED_S)
-            yield
-        finally:
-            os.close(lock)
 
     async def _install(self, wanted: list[str], installer: Installer, key: str) -> None:
         for left in self._folder.glob(f".{key}-*"):  # by an installer that was killed

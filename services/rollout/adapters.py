@@ -6,7 +6,6 @@ FOLDER/locks/<xx>         held by who fetches an adapter whose digest begins so
 """
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import re
@@ -14,12 +13,12 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from flash.contracts.values import PolicyRef
 from flash.errors import Refused
+from flash.locks import alone
 from flash.store import Damaged, Store
 from services.rollout.engines import Adapter
 
@@ -28,7 +27,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ABANDONED_S = 3_600
 _JUST_USED_S = 5.0
 """What was asked for so lately stays, whatever it takes: an engine may be about to read it."""
-_LOCK_ASKED_S = 0.05
 
 
 class Adapters:
@@ -54,27 +52,10 @@ class Adapters:
         place = self._folder / policy.digest
         async with self._locks[policy.digest[:2]]:
             if not await asyncio.to_thread(self._is_whole, place):
-                async with self._alone(policy.digest):
+                async with alone(self._folder / "locks" / policy.digest[:2]):
                     if not await asyncio.to_thread(self._is_whole, place):  # no other process was faster
                         await self._bring(policy, place)
         return Adapter(policy.digest, place)
-
-    @asynccontextmanager
-    async def _alone(self, digest: str) -> AsyncIterator[None]:
-        """No other process of this machine fetches it meanwhile; the system frees the lock when a process dies."""
-        locks = self._folder / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = os.open(locks / digest[:2], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(_LOCK_ASKED_S)
-            yield
-        finally:
-            os.close(lock)
 
     async def _bring(self, policy: PolicyRef, place: Path) -> None:
         arriving = Path(tempfile.mkdtemp(prefix="arriving-", dir=self._folder))
