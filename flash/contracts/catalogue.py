@@ -116,7 +116,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
 KEEPER = "scheduler"
 """Who takes the streams along to a newer Flash."""
 
-FORGETS = ("recorder", "scheduler")
+FORGETS = ("recorder",)
 """Who takes facts out of the stream: those that are written down, and those of runs that are deleted."""
 
 SERVICES: tuple[str, ...] = tuple(ASKS)

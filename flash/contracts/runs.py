@@ -132,6 +132,9 @@ class RunDeleted(RunEvent, frozen=True, kw_only=True):
     name: ClassVar[str] = "run.deleted.v1"
     address: ClassVar[tuple[str, ...]] = ("org", "run_id")
 
+    datasets: list[str] = []
+    """The folders of the store in which its rows lie, with those of its evaluations: other runs may have the same."""
+
 
 class DatasetRequested(AttemptEvent, frozen=True, kw_only=True):
     """A run needs these rows rendered by its environment."""

@@ -22,6 +22,7 @@ from flash.store import Store
 from services.recorder.adapters import Adapters
 from services.recorder.boards import Boards
 from services.recorder.book import address
+from services.recorder.erasing import Eraser
 from services.recorder.merging import Merger
 from services.recorder.parquet import read_events
 from services.recorder.rollouts import Rollouts
@@ -47,12 +48,14 @@ class Recorder:
         self._rollouts = Rollouts(store, self._shelf, self.writer, settings)
         self._adapters = Adapters(store)
         self._keys = KeyPair.kept(settings.key_file or settings.home / "keys" / "recorder")
+        self._eraser = Eraser(bus, store)
         self._merger = Merger(store, self._shelf, settings)
         self._boards = Boards(bus, store, self._keys, settings)
 
     def subscriptions(self) -> tuple[Shared | EveryReplica, ...]:
         dropped = EveryReplica((RunDeleted,), self.on_run_deleted)
-        return (*self._boards.subscriptions(), *self._merger.subscriptions(), dropped)
+        shared = (*self._boards.subscriptions(), *self._merger.subscriptions(), *self._eraser.subscriptions())
+        return (*shared, dropped)
 
     def answers(self) -> Mapping[type[Request], Callable[[Any], Any]]:
         return {

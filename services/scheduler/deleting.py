@@ -1,24 +1,16 @@
-"""Deleting a run: whether it may go, and taking away all that it has left. Of the facts about it, one stays: that it is
-gone, so that nobody submits another under its id.
-"""
+"""Deleting a run: whether it may go, and taking away its rows. The recorder takes away all else but that it is gone."""
 
 from collections.abc import Iterable
 
-import structlog
-
 from flash import chaos
 from flash.bus import Bus
-from flash.contracts.base import RunEvent
-from flash.contracts.catalogue import EVENTS
-from flash.contracts.keys import dataset_folder, run_of_adapter, run_prefix, spec_key
+from flash.contracts.keys import dataset_folder, run_of_adapter
 from flash.contracts.record import RecordClosed
-from flash.contracts.runs import RunDeleted, RunSubmitted
+from flash.contracts.runs import RunDeleted
 from flash.contracts.spec import RunSpec
 from flash.errors import NobodyAnswers, NotFound, Refused
 from flash.store import Store
 from services.scheduler.runs import Run
-
-log = structlog.get_logger()
 
 
 def gone(run_id: str) -> NotFound:
@@ -50,36 +42,10 @@ def datasets_of(spec: RunSpec) -> set[str]:
     return {dataset_folder(spec), dataset_folder(spec.of("eval"))}
 
 
-async def erase_rows(bus: Bus, store: Store, event: RunDeleted, known: Iterable[RunSpec]) -> None:
-    """The rows that no other run has. Nothing where they are erased already: that it was submitted is forgotten."""
-    told = await bus.last(RunSubmitted.pattern(org=event.org, run_id=event.run_id))
-    if told is None or not isinstance(told.event, RunSubmitted):
-        return
+async def erase_rows(store: Store, event: RunDeleted, known: Iterable[RunSpec]) -> None:
+    """The rows that no other run has. Again from the start by whoever takes over."""
     used = {place for other in known if other.run_id != event.run_id for place in datasets_of(other)}
-    for place in sorted(datasets_of(told.event.spec) - used):
-        await _erase(store, place)
-
-
-async def erase(bus: Bus, store: Store, event: RunDeleted) -> None:
-    """Everything under the run's prefix, then the facts. Again from the start by whoever takes over.
-
-    The spec goes first: whoever has just put something beside it, and then finds none, takes it away again.
-    """
-    await store.delete(spec_key(event.run_id))
-    objects = await _erase(store, run_prefix(event.run_id))
-    chaos.point("objects-erased")
-    about = {"org": event.org, "run_id": event.run_id}
-    kinds = [row.event for row in EVENTS if issubclass(row.event, RunEvent) and row.event is not RunDeleted]
-    if told := await bus.last(RunDeleted.pattern(**about)):
-        # That it was submitted is forgotten last: from it follows which rows were its own.
-        kinds.sort(key=lambda kind: kind is RunSubmitted)
-        await bus.forget(*(kind.pattern(**about) for kind in kinds), before=told.sequence)
-    log.info("run.erased", run_id=event.run_id, objects=objects)
-
-
-async def _erase(store: Store, prefix: str) -> int:
-    keys = [stat.key async for stat in store.list(prefix)]
-    for key in keys:
-        await store.delete(key)
-        chaos.point("object-erased")
-    return len(keys)
+    for place in sorted(set(event.datasets) - used):
+        for key in [stat.key async for stat in store.list(place)]:
+            await store.delete(key)
+            chaos.point("row-erased")

@@ -49,7 +49,7 @@ from flash.contracts.steps import StepClaimed, StepFinished, StepSaved, Training
 from flash.contracts.values import Example
 from flash.errors import AlreadyThere, BusError, NobodyAnswers, NotFound, Refused, StoreError
 from flash.store import Store
-from services.scheduler.deleting import erase, erase_rows, gone, require_deletable
+from services.scheduler.deleting import datasets_of, erase_rows, gone, require_deletable
 from services.scheduler.following import WantedGroup, follows, wanted_groups
 from services.scheduler.guards import overdue
 from services.scheduler.queue import Surroundings, admitted, described
@@ -217,14 +217,14 @@ class Scheduler:
             if self._deleted.get(request.run_id) != request.org:
                 run = await self._run(request)
                 await require_deletable(self._bus, run, [live.spec for live in self._live.values()])
-                await self._bus.publish(RunDeleted(org=request.org, run_id=request.run_id))
+                rows = sorted(datasets_of(run.spec))
+                await self._bus.publish(RunDeleted(org=request.org, run_id=request.run_id, datasets=rows))
                 await self._until(lambda: request.run_id in self._deleted)
         return Done()
 
     async def on_run_deleted(self, event: RunDeleted) -> list[Event]:
         async with self._accepting, self._saying:  # no run is told meanwhile that rows are there which go
-            await erase_rows(self._bus, self._store, event, [run.spec for run in self._runs.values()])
-        await erase(self._bus, self._store, event)
+            await erase_rows(self._store, event, [run.spec for run in self._runs.values()])
         return []
 
     async def on_run_get(self, request: RunGet) -> RunState:

@@ -73,7 +73,7 @@ async def test_nobody_but_who_must_changes_the_stream(server: NatsServer) -> Non
     allowed = {service: {*api} - await refused(server, service, sends=api, hears=[]) for service in SERVICES}
 
     assert {service: verbs for service, verbs in allowed.items() if verbs} == {
-        "scheduler": {"$JS.API.STREAM.UPDATE.FLASH", "$JS.API.STREAM.PURGE.FLASH"},
+        "scheduler": {"$JS.API.STREAM.UPDATE.FLASH"},
         "recorder": {"$JS.API.STREAM.PURGE.FLASH"},
     }
 
