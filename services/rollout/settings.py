@@ -36,4 +36,4 @@ class Settings(ServiceSettings, frozen=True):
     tensor_parallel: int = Field(1, ge=1)
     """Over how many GPUs vLLM spreads the model."""
     adapter_cache_bytes: int = Field(2 << 30, ge=0)
-    """How much of the disk adapters may take on this machine; the one in use stays."""
+    """How much of the disk adapters may take on this machine; those that were just asked for stay."""
