@@ -134,7 +134,7 @@ def test_what_services_ask_each_other_does_not_even_reach_them_from_others() -> 
     assert {"ask.recorder.events.find", "ask.rollout.generate.*", "ask.hub.token.create"} <= people
     assert operator - people == {
         "$JS.API.CONSUMER.LIST.FLASH", "ask.scorer.episode.start", "ask.scorer.episode.step.*",
-        "ask.scorer.episode.score.*", "ask.scorer.episode.renew.*",
+        "ask.scorer.episode.score.*", "ask.scorer.episode.renew.*", "ask.scorer.episode.close.*",
     }  # fmt: skip
 
 
