@@ -7,7 +7,7 @@ harm.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from flash.contracts.base import Event, Request
 from flash.errors import BusError, Fenced, NobodyAnswers, Rejected
@@ -17,8 +17,6 @@ __all__ = [
     "Admit", "Bus", "BusError", "Entry", "EveryReplica", "Fenced", "Handler", "NobodyAnswers", "Pool", "Rejected",
     "Replica", "Shared", "Told",
 ]  # fmt: skip
-
-E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True)

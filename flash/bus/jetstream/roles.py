@@ -19,9 +19,10 @@ from flash.bus.jetstream.stream import DEAD
 from flash.contracts.base import STREAM, request_subject
 from flash.contracts.catalogue import ASKS, EVENTS, FORGETS, KEEPER, RECORDS, REQUESTS, SERVICES
 
-READS = ("STREAM.INFO.{}", "STREAM.MSG.GET.{}", *(f"CONSUMER.{verb}.{{}}.*" for verb in ("CREATE", "INFO", "DELETE")))
-TAKES = "CONSUMER.MSG.NEXT.{}.*"
-UPDATES = ("STREAM.UPDATE.{}", "STREAM.INFO.{}")
+READS = (
+    "STREAM.INFO.{}", "STREAM.MSG.GET.{}", "CONSUMER.CREATE.{}.*", "CONSUMER.INFO.{}.*", "CONSUMER.MSG.NEXT.{}.*",
+    "CONSUMER.DELETE.{}.*",
+)  # fmt: skip
 
 
 def password(secret: str, service: str) -> str:
@@ -55,16 +56,16 @@ def _says(service: str) -> Iterator[str]:
     yield from (request_subject(kind, "*" if kind.route else None) for kind in ASKS[service])
     yield "$SRV.STATS"
     yield "_INBOX.>"  # whoever asks is answered; where that is, nobody can guess
-    kept = [f"KV_{bucket}" for bucket in RECORDS.get(service, ())]
-    for stream in (STREAM, *kept):
-        yield from (f"$JS.API.{verb.format(stream)}" for verb in (*READS, TAKES))
     yield from (f"$JS.ACK.{STREAM}.>", f"$JS.ACK.*.*.{STREAM}.>")
-    yield from (f"$KV.{bucket}.>" for bucket in RECORDS.get(service, ()))
-    yield from (
-        f"$JS.API.STREAM.CREATE.{stream}" for stream in (STREAM, DEAD, *kept)
-    )  # which changes none that is there
-    updated = (*kept, *((STREAM, DEAD) if service == KEEPER else ()))
-    yield from (f"$JS.API.{verb.format(stream)}" for stream in updated for verb in UPDATES)
+    buckets = RECORDS.get(service, ())
+    yield from (f"$KV.{bucket}.>" for bucket in buckets)
+    kept = [f"KV_{bucket}" for bucket in buckets]
+    yield from (f"$JS.API.{verb.format(stream)}" for stream in (STREAM, *kept) for verb in READS)
+    # To create a stream that is there changes nothing.
+    yield from (f"$JS.API.STREAM.CREATE.{stream}" for stream in (STREAM, DEAD, *kept))
+    yield from (f"$JS.API.STREAM.UPDATE.{stream}" for stream in kept)
+    if service == KEEPER:
+        yield from (f"$JS.API.STREAM.{verb}.{stream}" for verb in ("INFO", "UPDATE") for stream in (STREAM, DEAD))
     if service in FORGETS:
         yield f"$JS.API.STREAM.PURGE.{STREAM}"
     if service == "hub":
