@@ -3,14 +3,18 @@
     python -m bench.engine                          the tiny model
     python -m bench.engine --model smollm2-135m     once it has been pulled
 
+Where `make vllm` has been, vLLM draws the same rows too: given them directly, and through our engine over it.
+
 8 prompts of 96 to 160 tokens with 8 samples each, 16 to 128 tokens long, drawn with LoRA adapters of rank 16 on all
 linear layers. A row of the table is an engine with the base model, one adapter, or several that share the batch.
 
+    switch_ms    CPU milliseconds by which the first token of an adapter that the engine has never seen costs more
     ratio        useful tokens for a CPU second / those of `generate` with one adapter, not merged
-    switch_ms    by how much the first token of an adapter that the engine has never seen comes later than its next
+    vllm_ratio   our engine over vLLM / vLLM without us
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,12 +23,11 @@ from statistics import median
 from typing import Any
 
 from bench.figures import interleaved, last_line, median_ratio, show
-from bench.parts import Part, end_in_order, python
+from bench.parts import ROOT, Part, end_in_order, python
 from flash.models import folder as model_folder
 
-PEER = "generate, 1 adapter"
-CASES = {"base": 0, "1 adapter": 1, "4 adapters": 4, "8 adapters": 8}
-"""How many adapters share a batch."""
+VLLM = ROOT / ".venv-vllm" / "bin" / "python"
+OURS_ON_VLLM = "ours on vllm"
 SWITCHES = 8
 """How many adapters, unseen before, the switch is measured with."""
 
@@ -34,14 +37,14 @@ def main() -> None:
     end_in_order()
     with tempfile.TemporaryDirectory(prefix="flash-bench-") as place:
         folder = model_folder(given.model, Path.home() / ".flash")
-        adapters = made_adapters(folder, Path(place), max(CASES.values()) + SWITCHES)
+        adapters = made_adapters(folder, Path(place), max(*given.adapters, 1) + SWITCHES)
         with parts(folder, Path(place)) as started:
             switches = {
                 name: median(part.ask("switch", adapters=adapters[-SWITCHES:])["switch_ms"])
                 for name, part in started.items()
                 if name != "generate"
             }
-            sides = dict(turns(started, adapters))
+            sides = dict(turns(started, adapters, given.adapters))
             for draw in sides.values():
                 draw(0, longest=4)  # what happens only once
             found = interleaved(given.rounds, sides)
@@ -52,6 +55,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.engine")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--adapters", type=int, nargs="+", default=[0, 1, 4, 8], help="how many share a batch, a row each; 0: the base"
+    )
     return parser
 
 
@@ -79,39 +85,54 @@ def made_adapters(model: Path, place: Path, count: int) -> list[str]:
 @contextmanager
 def parts(folder: Path, place: Path) -> Iterator[Mapping[str, Part]]:
     """A process for each side, warm and idle."""
+    interpreters = {"generate": sys.executable, "torch": sys.executable}
+    if VLLM.exists():
+        interpreters |= {"vllm": str(VLLM), OURS_ON_VLLM: str(VLLM)}
     with ExitStack() as stack:
         found = {}
-        for name in ("generate", "torch"):
-            command = python("bench.engine_parts", name, str(folder))
+        for name, interpreter in interpreters.items():
+            command = python("bench.engine_parts", name, str(folder), interpreter=interpreter)
             found[name] = Part(name, command, log=place / f"{name}.log")
             stack.callback(found[name].stop)
         yield found
 
 
-def turns(started: Mapping[str, Part], adapters: list[str]) -> Iterator[tuple[str, Callable[..., float]]]:
+def turns(
+    started: Mapping[str, Part], adapters: list[str], counts: list[int]
+) -> Iterator[tuple[str, Callable[..., float]]]:
     for name, part in started.items():
-        for case, count in CASES.items():
-            if name != "generate" or f"{name}, {case}" == PEER:
-                yield (
-                    f"{name}, {case}",
-                    lambda number, part=part, count=count, **more: float(
-                        part.ask("draw", adapters=adapters[:count], number=number, **more)["tokens_per_cpu_s"]
-                    ),
-                )
+        for count in counts if name != "generate" else [1]:
+
+            def draw(number: int, part: Part = part, count: int = count, **more: int) -> float:
+                said = part.ask("draw", adapters=adapters[:count], number=number, **more)
+                return float(said["tokens_per_cpu_s"])
+
+            yield case(name, count), draw
+
+
+def case(engine: str, count: int) -> str:
+    return f"{engine}, " + ({0: "base", 1: "1 adapter"}.get(count) or f"{count} adapters")
 
 
 def report(model: str, found: Mapping[str, list[float]], switches: Mapping[str, float]) -> None:
-    ratios = {name: median_ratio(speeds, found[PEER]) for name, speeds in found.items()}
+    peer = found[case("generate", 1)]
+    ratios = {name: median_ratio(speeds, peer) for name, speeds in found.items()}
     show(
-        f"{model}: useful tokens for a CPU second, one thread, float32; medians of {len(found[PEER])} rounds",
+        f"{model}: useful tokens for a CPU second, one thread, float32; medians of {len(peer)} rounds",
         ["engine", "tokens / CPU s", "min", "max", "x generate"],
         [
             (name, f"{median(speeds):.0f}", f"{min(speeds):.0f}", f"{max(speeds):.0f}", f"{ratios[name]:.2f}")
             for name, speeds in found.items()
         ],
     )
-    show("an adapter never seen before", ["engine", "ms"], [(name, f"{ms:.1f}") for name, ms in switches.items()])
-    figures = {word(name): ratio for name, ratio in ratios.items() if name != PEER}
+    show(
+        "what an adapter never seen before costs",
+        ["engine", "CPU ms"],
+        [(name, f"{ms:.1f}") for name, ms in switches.items()],
+    )
+    figures = {word(name): ratio for name, ratio in ratios.items() if not name.startswith("generate")}
+    ours = {name: name.replace(OURS_ON_VLLM, "vllm") for name in found if name.startswith(OURS_ON_VLLM)}
+    figures |= {f"{word(name)}_vllm_ratio": median_ratio(found[name], found[direct]) for name, direct in ours.items()}
     print(last_line("engine", **figures, **{f"{word(name)}_switch_ms": ms for name, ms in switches.items()}))
 
 

@@ -8,6 +8,7 @@ token they draw, at temperature 1, in float32.
 import argparse
 import asyncio
 import hashlib
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -136,7 +137,64 @@ def torch_engine(folder: Path) -> Side:
     )
 
 
-SIDES = {"generate": Generate, "torch": torch_engine}
+class Vllm:
+    """vLLM without us, in this process, given the same requests with the same settings."""
+
+    def __init__(self, folder: Path) -> None:
+        self._options = vllm_options(folder)
+        self._loaded: dict[str, Any] = {}
+
+    async def start(self) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        arguments = self._options.arguments()
+        from vllm import EngineArgs, LLMEngine
+
+        torch.set_num_threads(1)
+        self._llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
+
+    async def draw(self, rows: Sequence[Asked], adapters: Sequence[str], seed: int) -> list[list[float]]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        used = [self._adapter(folder) for folder in adapters]
+        for n, row in enumerate(rows):
+            parameters = SamplingParams(
+                seed=seed * len(rows) + n, temperature=1.0, max_tokens=row.length, logprobs=0, flat_logprobs=True,
+                detokenize=False, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY,
+            )  # fmt: skip
+            self._llm.add_request(
+                str(n), {"prompt_token_ids": list(row.prompt)}, parameters,
+                lora_request=used[n // SAMPLES % len(used)] if used else None,
+            )  # fmt: skip
+        found: dict[int, list[float]] = {}
+        while self._llm.has_unfinished_requests():
+            found |= {int(said.request_id): list(said.outputs[0].logprobs.logprobs) for said in self._llm.step()}
+        return [found[n] for n in range(len(rows))]
+
+    def _adapter(self, folder: str) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        if folder not in self._loaded:
+            self._loaded[folder] = LoRARequest(folder, 1_000 + len(self._loaded), folder)
+            self._llm.add_lora(self._loaded[folder])
+        return self._loaded[folder]
+
+
+def vllm_engine(folder: Path) -> Side:
+    from services.rollout.engines.vllm import VllmEngine
+
+    return Ours(VllmEngine(vllm_options(folder)))
+
+
+def vllm_options(folder: Path) -> Any:
+    from services.rollout.engines.vllm import Options
+
+    return Options(
+        folder, decode=lambda ids: "", closing_ids=frozenset(), cache_bytes=CACHE_BYTES, adapters=8, largest_rank=RANK
+    )
+
+
+SIDES = {"generate": Generate, "torch": torch_engine, "vllm": Vllm, "ours on vllm": vllm_engine}
 
 
 async def main() -> None:
@@ -156,15 +214,15 @@ async def main() -> None:
         return {"tokens_per_cpu_s": sum(map(len, logprobs)) / cpu_s}
 
     async def switch(adapters: list[str]) -> dict[str, Any]:
-        """By how many milliseconds the first token of an adapter comes later than its next."""
+        """By how many milliseconds of the CPU the first token of an adapter costs more than its next."""
         row = replace(asked()[0], length=1)
         extra = []
         for folder in adapters:
             took = []
             for seed in range(3):
-                begin = time.perf_counter()
+                begin = time.process_time()
                 await side.draw([row], [folder], seed)
-                took.append(time.perf_counter() - begin)
+                took.append(time.process_time() - begin)
             extra.append(took[0] - min(took[1:]))
         return {"switch_ms": [1e3 * each for each in extra]}
 
