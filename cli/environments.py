@@ -43,12 +43,14 @@ def setup(options: Namespace) -> None:
         output.line(f"ensured {name}")
     output.note(CHECK)
     for model in _to_fetch(options.home):
-        output.note(f"the configs train {model}, which is not here yet: `flash models pull {model}`")
+        output.note(f"the configs train {model}, which is not here yet:\n  flash models pull {model}")
     if "README.md" in ensured:
         output.note("README.md has the commands of this one, and the number it should reach.")
     if template == STARTER:
-        output.note(f"A task that learns while you watch, on a laptop: --template {FASTEST} ({TEMPLATES[FASTEST]}).")
-        output.note(f"Others: {', '.join(name for name in TEMPLATES if name not in (STARTER, FASTEST))}.")
+        fastest = f"A task that learns while you watch, on a laptop: --template {FASTEST} ({TEMPLATES[FASTEST]})."
+        others = f"Others: {', '.join(name for name in TEMPLATES if name not in (STARTER, FASTEST))}."
+        for text in (fastest, others):
+            output.note("\n".join(output.field("", text, width=0)))
 
 
 async def push(options: Namespace) -> None:

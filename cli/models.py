@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cli import output
 from flash.errors import NotFound, Refused
-from flash.models import ModelCard, cards, folder, pool_of, remove
+from flash.models import ModelCard, cards, discard, folder, pool_of, pulled
 
 if TYPE_CHECKING:
     from flash.client.serving import Member
@@ -57,14 +57,13 @@ def pull(options: Namespace) -> None:
 
 
 async def rm(options: Namespace) -> None:
+    place = pulled(options.model, options.home)
     await _require_unused(options.model, options)
-    remove(options.model, options.home)
+    discard(place)
     if options.json:
         output.data({"model": options.model, "removed": True})
     else:
-        output.line(
-            f"{options.model} is no longer on this machine; `flash models pull {options.model}` fetches it again"
-        )
+        output.line(f"{options.model} is removed; `flash models pull {options.model}` fetches it again")
 
 
 async def _require_unused(model: str, options: Namespace) -> None:

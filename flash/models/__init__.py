@@ -4,7 +4,10 @@ Importing this loads no torch and no transformers; `flash.models.rendering` load
 """
 
 from flash.models.catalogue import ModelCard, card, cards, nearest, pool_of
-from flash.models.places import folder, pull, remove
+from flash.models.fetching import discard
+from flash.models.places import folder, pull, pulled
 from flash.models.serving import Serving, serving
 
-__all__ = ["ModelCard", "Serving", "card", "cards", "folder", "nearest", "pool_of", "pull", "remove", "serving"]
+__all__ = [
+    "ModelCard", "Serving", "card", "cards", "discard", "folder", "nearest", "pool_of", "pull", "pulled", "serving",
+]  # fmt: skip

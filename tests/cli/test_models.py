@@ -139,6 +139,14 @@ def stack_here(home: Path, *parts: str) -> None:
     )  # fmt: skip
 
 
+def test_what_was_not_pulled_is_not_removed_whoever_serves_it(project: Path, pulled: Path, capsys: Capture) -> None:
+    stack_here(pulled.parents[1], "rollout-tiny-1")
+
+    assert main(["models", "rm", "tiny"]) == 1
+
+    assert "tiny comes with Flash, and stays" in capsys.readouterr().err
+
+
 def test_a_model_that_the_stack_of_this_machine_serves_stays(pulled: Path, capsys: Capture) -> None:
     stack_here(pulled.parents[1], "rollout-smollm2-135m-1")
 

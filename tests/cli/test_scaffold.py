@@ -83,8 +83,9 @@ def test_the_starter_says_which_template_learns_within_minutes_on_a_laptop(
     main(["env", "setup", "-y"])
 
     said = capsys.readouterr().err
-    assert "on a laptop: --template sort (tiny learns to sort a few digits" in said
+    assert "on a laptop: --template sort (tiny learns to sort a few digits" in said.replace("\n", " ")
     assert "Others: larger, arithmetic" in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -219,6 +220,6 @@ def test_setup_says_which_model_is_still_to_be_fetched(project: Path, capsys: py
     (project / "configs/rl.toml").write_text("model = [")
     main(["env", "setup", "-y"])
 
-    assert "the configs train smollm2-135m, which is not here yet: `flash models pull smollm2-135m`" in starter
+    assert "the configs train smollm2-135m, which is not here yet:\n  flash models pull smollm2-135m\n" in starter
     assert "flash up -d" in starter
     assert "Traceback" not in capsys.readouterr().err

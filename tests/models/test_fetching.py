@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 
 from flash.errors import FlashError, NotFound, Refused
-from flash.models import card, fetching, folder, pull, remove
+from flash.models import card, discard, fetching, folder, pull, pulled
 
 
 def untold(done: int, total: int) -> None:
@@ -132,8 +132,8 @@ def test_a_model_that_was_pulled_is_removed_and_one_that_was_not_is_not(tmp_path
         folder_of.mkdir(parents=True)
         (folder_of / "config.json").write_text("{}")
 
-    remove("Qwen/Qwen3-0.6B", tmp_path)
-    remove("smollm2-135m", tmp_path)
+    for model in ("Qwen/Qwen3-0.6B", "smollm2-135m"):
+        discard(pulled(model, tmp_path))
 
     assert [left.name for left in place.parent.iterdir() if not left.name.endswith(".lock")] == []
     for model, error, sentence in (
@@ -143,5 +143,5 @@ def test_a_model_that_was_pulled_is_removed_and_one_that_was_not_is_not(tmp_path
         ("smollm2", NotFound, "did you mean 'smollm2-135m'?"),
     ):
         with pytest.raises(error, match=sentence):
-            remove(model, tmp_path)
+            pulled(model, tmp_path)
     assert (own / "config.json").is_file()

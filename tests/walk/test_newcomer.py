@@ -26,7 +26,7 @@ def test_a_newcomer_walks_from_an_empty_folder_to_a_model_that_answers(terminal:
     assert [line for line in setup.out.splitlines() if line.startswith("ensured ")] == setup.out.splitlines()
     for following in ("flash env test", "flash env push --name", "flash train configs/sft.toml"):
         assert following in setup.err
-    assert "smollm2-135m, which is not here yet: `flash models pull smollm2-135m`" in setup.err
+    assert "smollm2-135m, which is not here yet:\n  flash models pull smollm2-135m\n" in setup.err
 
     test = terminal("flash env test")
     assert json.loads(test.out)["passed"]
