@@ -114,12 +114,16 @@ async def published(reference: str, options: Namespace) -> Package:
     async with stack(options) as bus:
         named = full_id(reference, bus.org)
         version = await client.pin(bus, named, say=output.note)
-        # Where the scorer of this machine keeps them too: what lies under a digest has that digest.
-        folder = options.home / "cache" / "environments" / version.digest
+        folder = copy_of(version.digest, options.home)
         if not folder.is_dir():
             with Counter("fetched", lambda done, total: f"{output.size(done)} of {output.size(total)}") as counter:
                 await client.fetch_environment(bus, version, folder, progress=counter.show, say=output.note)
     return Package(folder, f"{version.id}@{version.version}", version.digest)
+
+
+def copy_of(digest: str, home: Path) -> Path:
+    """Where the scorers of this machine keep them too: what lies under a digest has that digest."""
+    return home / "cache" / "environments" / digest
 
 
 @asynccontextmanager

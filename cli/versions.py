@@ -148,10 +148,14 @@ async def rollback(options: Namespace) -> None:
 
 
 async def delete(options: Namespace) -> None:
+    from cli.authoring import copy_of
+    from flash.artifacts.copies import remove
+
     async with stack(options) as bus:
         named = _named(options.environment, bus.org)
         found = await _story(bus, named) if named.version else None
-        count = 1 if found else len((await client.versions(bus, named.id))[0])
+        versions = [found.version] if found else (await client.versions(bus, named.id))[0]
+        count = len(versions)
         what = f"{named}" if found else f"{named} with {count:,} version{'' if count == 1 else 's'}"
         if not options.yes:
             _ask(what, found)
@@ -161,6 +165,8 @@ async def delete(options: Namespace) -> None:
             else EnvironmentDelete(org=named.org, environment=named.name)
         )
         await client.ask(bus, request, timeout_s=LONG_S)
+    for version in versions:
+        remove(copy_of(version.digest, options.home))
     if options.json:
         output.data({"id": named.id, "version": named.version or None, "versions": count})
     else:

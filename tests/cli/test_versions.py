@@ -167,6 +167,20 @@ def test_a_withdrawn_version_is_refused_before_a_run_is_queued(
     assert fake_stack.specs == []
 
 
+def test_what_is_deleted_leaves_no_copy_on_the_machine_that_looked_at_it(
+    three: list[str], project: Path, capsys: Capture
+) -> None:
+    cache = project.parent / "home/cache/environments"
+    main(["env", "diff", f"sums@{three[0]}", f"sums@{three[1]}"])
+    assert len(list(cache.iterdir())) == 2
+
+    main(["env", "delete", f"sums@{three[0]}", "-y"])
+    assert [copy.name[:12] for copy in cache.iterdir()] == [three[1]]
+    main(["env", "delete", "sums", "-y"])
+
+    assert list(cache.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", ["show", "versions", "diff", "pull", "rollback", "delete"])
 @pytest.mark.parametrize("environment", ["nowhere", "local/nowhere@0123456789ab"])
 def test_an_environment_that_is_not_there_is_one_sentence(
