@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -77,37 +78,38 @@ def load_environment(): return Restless()
 """
 
 
-@pytest.mark.parametrize("when", ["while it loads", "while it scores"])
-def test_hosts_and_what_they_do_end_with_whoever_has_started_them(when: str, tmp_path: Path) -> None:
-    folder = tmp_path / "env"
+@contextmanager
+def asking(folder: Path, at_import: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a host that is at its work for ever."""
     folder.mkdir()
-    (folder / "environment.py").write_text(ENVIRONMENT + ("rest()\n" if when == "while it loads" else ""))
+    (folder / "environment.py").write_text(ENVIRONMENT + at_import)
     command = [sys.executable, str(HIDDEN), "-m", "tests.host.elsewhere.asking", str(folder), "text"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            in_time((folder / "resting").exists)
+            yield process
+        finally:
+            process.kill()
 
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True) as asking:
-        in_time((folder / "resting").exists)
-        hosts = below(asking.pid)
-        assert len(hosts) >= (1 if when == "while it loads" else 2)
-        asking.kill()
 
-    in_time(lambda: not any(is_alive(pid) for pid in hosts))
+@pytest.mark.parametrize(("at_import", "least"), [("rest()\n", 1), ("", 2)], ids=["while it loads", "while it scores"])
+def test_hosts_and_what_they_do_end_with_whoever_has_started_them(at_import: str, least: int, tmp_path: Path) -> None:
+    with asking(tmp_path / "env", at_import) as process:
+        hosts = below(process.pid)
+        assert len(hosts) >= least
+        process.kill()
+
+        in_time(lambda: not any(is_alive(pid) for pid in hosts))
 
 
 def test_forks_end_with_a_host_that_is_killed(tmp_path: Path) -> None:
-    folder = tmp_path / "env"
-    folder.mkdir()
-    (folder / "environment.py").write_text(ENVIRONMENT)
-    command = [sys.executable, str(HIDDEN), "-m", "tests.host.elsewhere.asking", str(folder), "text"]
-
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True) as asking:
-        in_time((folder / "resting").exists)
-        zygote = below(asking.pid)[-1]
+    with asking(tmp_path / "env") as process:
+        zygote = below(process.pid)[-1]
         forks = below(zygote)
         assert forks
         os.kill(zygote, signal.SIGKILL)
 
         in_time(lambda: not any(is_alive(pid) for pid in forks))
-        asking.kill()
 
 
 def test_requirement_sets_are_installed(index: Path, tmp_path: Path) -> None:
