@@ -153,7 +153,7 @@ class Stack:
     def logs(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    async def train(self, run_id: str, environment: Path = SORTING, **train: object) -> RunSpec:
+    async def train(self, run_id: str, environment: Path = SORTING, seed: int = 7, **train: object) -> RunSpec:
         """Publish an environment and submit a GRPO run of the tiny model on it."""
         await publish_environment(self.bus, environment, environment.name)
         version = await pin(self.bus, f"local/{environment.name}")
@@ -162,7 +162,7 @@ class Stack:
             "save_every": 2, "steps": 6,
         } | train  # fmt: skip
         spec = RunSpec(
-            org="local", run_id=run_id, algorithm="grpo", model="tiny", pool="tiny", seed=7, split="train",
+            org="local", run_id=run_id, algorithm="grpo", model="tiny", pool="tiny", seed=seed, split="train",
             environment=EnvironmentSpec(
                 id=version.id, version=version.version, digest=version.digest, key=version.key
             ),

@@ -39,6 +39,9 @@ class SampleRequest:
     """A sample ends as soon as its text holds one of these."""
     adapter: Adapter | None = None
     """None: the bare base model."""
+    schema: str = ""
+    """A JSON schema that each sample's text follows as far as it goes; what is drawn from, and its log-probabilities,
+    is what the schema leaves of the distribution. Empty: anything may be said."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Engine(Protocol):
         """The samples in the order of the seeds. Calls made at the same time run as one batch.
 
         Cancelling the call frees its rows. Raises GenerationFailed when asking again would not help, and ValueError
-        for a prompt that is empty or leaves no room in the context.
+        for a prompt that is empty or leaves no room in the context, and for what is no JSON schema.
         """
 
     def expect(self, adapter: Adapter) -> None:

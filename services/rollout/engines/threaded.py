@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from services.rollout.engines import Adapter, OnText, Sample, SampleRequest
+from services.rollout.engines import Adapter, GenerationFailed, OnText, Sample, SampleRequest
 from services.rollout.engines.rows import Job
 
 
@@ -35,6 +35,8 @@ class Drawing(Protocol):
 
 class ThreadedEngine(ABC):
     """See `Engine`."""
+
+    follows_schemas = False
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -71,6 +73,8 @@ class ThreadedEngine(ABC):
 
     async def sample(self, request: SampleRequest, on_text: OnText | None = None) -> list[Sample]:
         max_tokens = room(request, self._context)
+        if request.schema and not self.follows_schemas:
+            raise GenerationFailed("the torch engine cannot hold answers to a JSON schema: set FLASH_ENGINE to vllm")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Sample]] = loop.create_future()
 

@@ -7,6 +7,7 @@ cache. What ends a sample, and its text, is decided here as for the torch engine
 import os
 from collections import deque
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from math import isnan
@@ -64,6 +65,8 @@ class Options:
             "max_cpu_loras": self.held_adapters,
             "max_lora_rank": next(rank for rank in RANKS if rank >= self.largest_rank),
             "tensor_parallel_size": self.tensor_parallel,
+            # JSON without white space, of which a model that has lost its way may write until it has no room left.
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
         }
@@ -97,6 +100,8 @@ class Options:
 
 class VllmEngine(ThreadedEngine):
     """See `Engine`."""
+
+    follows_schemas = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options.threads)
@@ -208,7 +213,8 @@ class Requests:
             name = next(self._names)
             lora = self._held.borrow(adapter) if adapter else None
             self._drawn[name] = Row(job, index, [])
-            self._llm.add_request(name, prompt, each, lora_request=lora)
+            with refusals():
+                self._llm.add_request(name, prompt, each, lora_request=lora)
 
 
 def check_plugin(options: Options) -> None:
@@ -229,12 +235,13 @@ def prompt_of(request: SampleRequest) -> Any:
 
 
 def parameters_of(job: Job, options: Options) -> Iterator[Any]:
-    """vLLM's sampling parameters, for each seed. Raises ValueError for a schema that it cannot follow."""
+    """vLLM's sampling parameters, for each seed."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     request = job.request
     watched = bool(job.on_text or request.stop)
+    schema = StructuredOutputsParams(json=request.schema) if request.schema else None
     for seed in request.seeds:
         yield SamplingParams(
             seed=_signed(seed),
@@ -245,6 +252,7 @@ def parameters_of(job: Job, options: Options) -> Iterator[Any]:
             detokenize=False,
             ignore_eos=True,
             stop_token_ids=sorted(options.closing_ids),
+            structured_outputs=schema,
             output_kind=RequestOutputKind.DELTA if watched else RequestOutputKind.FINAL_ONLY,
         )
 
@@ -259,6 +267,17 @@ def take(row: Row, said: Any, options: Options) -> bool:
         if row.append(id, logprob, options.closing_ids, options.decode):
             return True
     return False
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What vLLM finds wrong with a request before it draws: a ValueError."""
+    from vllm.exceptions import VLLMClientError
+
+    try:
+        yield
+    except VLLMClientError as error:
+        raise ValueError(f"vLLM refuses the request: {error}") from error
 
 
 def unusable(adapter: Adapter, error: Exception) -> GenerationFailed:

@@ -12,7 +12,7 @@ from typing import Any
 from services.rollout.engines import Adapter, OnText, Sample, SampleRequest
 from services.rollout.engines.rows import Job, Row
 from services.rollout.engines.threaded import room
-from services.rollout.engines.vllm import Options, check_plugin, parameters_of, prompt_of, take, unusable
+from services.rollout.engines.vllm import Options, check_plugin, parameters_of, prompt_of, refusals, take, unusable
 from services.rollout.engines.vllm_adapters import Held
 
 
@@ -68,10 +68,11 @@ class AsyncVllmEngine:
 
         drawing = self._llm.generate(prompt_of(row.job.request), parameters, next(self._names), lora_request=lora)
         try:
-            async with aclosing(drawing):  # a sample that has come to its end is drawn no further
-                async for output in drawing:
-                    if take(row, output.outputs[0], self._options):
-                        return
+            with refusals():
+                async with aclosing(drawing):  # a sample that has come to its end is drawn no further
+                    async for output in drawing:
+                        if take(row, output.outputs[0], self._options):
+                            return
         except EngineDeadError as error:
             raise RuntimeError("vLLM has died") from error
         raise RuntimeError("the engine was closed")

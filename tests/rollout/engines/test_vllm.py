@@ -1,6 +1,7 @@
 """What vLLM does by itself that would be wrong here, and what our engine makes of it."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,15 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is in a venv of its own: make vllm")
 
+from transformers import AutoConfig
 from vllm import LLMEngine
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from flash.models import folder
+from flash.models.rendering import closing_ids, load_tokenizer
 from services.rollout.engines import Engine, GenerationFailed, SampleRequest
+from services.rollout.engines.vllm import Options, VllmEngine
+from services.rollout.prompts import render
 from tests.rollout.engines.conftest import made_of
 
 TOLERANCE = 1e-4
@@ -126,14 +132,32 @@ async def test_a_context_that_the_cache_cannot_hold_is_as_long_as_it_can(model: 
 
 
 async def test_a_folder_without_a_model_says_so_at_start(tmp_path: Path) -> None:
-    from services.rollout.engines.vllm import Options, VllmEngine
-
     with pytest.raises(ValueError, match="Unrecognized model"):
         await VllmEngine(Options(tmp_path, lambda ids: "", frozenset())).start()
 
 
 def token_bytes(config: Any) -> int:
     return int(config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4)
+
+
+async def test_an_answer_is_held_to_a_schema_and_its_logprobs_are_of_what_that_leaves(tmp_path: Path) -> None:
+    place = folder("tiny", tmp_path)
+    tokenizer = load_tokenizer(place)
+    closing = closing_ids(tokenizer, AutoConfig.from_pretrained(place))
+    engine = VllmEngine(Options(place, lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), closing))
+    await engine.start()
+    about = {"type": "object", "properties": {"sorted": {"enum": ["yes", "no"]}}, "required": ["sorted"]}
+    prompt = render(tokenizer, [{"role": "user", "content": "Sort: 3 1 2"}], False)
+    request = SampleRequest(prompt.ids, tuple(range(4)), 1.0, max_tokens=32, schema=json.dumps(about))
+
+    samples, free = await asyncio.gather(engine.sample(request), engine.sample(replace(request, schema="")))
+    with pytest.raises(ValueError, match="refuses the request: Invalid JSON"):
+        await engine.sample(replace(request, schema="{no schema"))
+    await engine.close()
+
+    assert {json.loads(sample.text)["sorted"] for sample in samples} <= {"yes", "no"}
+    assert all(0.0 in sample.logprobs for sample in samples)  # what could not have been another token
+    assert not any(sample.text.startswith("{") for sample in free)
 
 
 def test_what_an_adapter_adds_is_the_product_of_its_own_matrices() -> None:
