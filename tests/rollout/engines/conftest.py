@@ -160,9 +160,25 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def engines_of_vllm() -> Iterator[dict[str, Engine]]:
     shared: dict[str, Engine] = {}
-    yield shared
-    for engine in shared.values():
-        asyncio.run(engine.close())
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("vllm"):
+            _keep_all(patch)
+        yield shared
+        for engine in shared.values():
+            asyncio.run(engine.close())
+
+
+def _keep_all(patch: pytest.MonkeyPatch) -> None:
+    """The first of vLLM's engines that goes takes along what all of a process share: here none goes before the last."""
+    from vllm import LLMEngine
+
+    kept, made = [], LLMEngine.from_engine_args
+
+    def keeping(*args: Any, **options: Any) -> Any:
+        kept.append(made(*args, **options))
+        return kept[-1]
+
+    patch.setattr(LLMEngine, "from_engine_args", keeping)
 
 
 @pytest.fixture(params=SUBJECTS)
