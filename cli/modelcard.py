@@ -88,9 +88,13 @@ def _about(export: Export) -> list[str]:
         "",
         "| | |",
         "| --- | --- |",
-        *(f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows if value),
+        *(f"| {name} | {_cell(value)} |" for name, value in rows if value),
         "",
     ]
+
+
+def _cell(value: str) -> str:
+    return " ".join(value.split()).replace("|", "\\|")
 
 
 def _loading(export: Export) -> list[str]:

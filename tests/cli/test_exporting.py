@@ -29,7 +29,7 @@ def run(project: Path, fake_stack: Any, scripts: Any, capsys: pytest.CaptureFixt
     fake_stack.script = script
     assert main(["env", "setup", "-y"]) == 0
     assert main(["env", "push", "--name", "sums", "-y"]) == 0
-    assert main(["train", "configs/rl.toml", "--set", "model=tiny"]) == 0
+    assert main(["train", "configs/rl.toml", "--set", "model=tiny", "--set", "name=a | b"]) == 0
     fake_stack.adapters[DIGEST] = {
         "adapter_config.json": json.dumps({"peft_type": "LORA", "base_model_name_or_path": "tiny"}).encode(),
         "adapter_model.safetensors": WEIGHTS,
@@ -82,7 +82,7 @@ def test_the_card_says_what_it_was_trained_from(run: str, project: Path) -> None
 
     card = (project / "out" / "README.md").read_text()
     for said in (
-        'license: "apache-2.0"', f"# {run}/step-2", "| environment | `local/sums@", f"| run | `{run}` |",
+        'license: "apache-2.0"', f"# {run}/step-2", "| environment | `local/sums@", f"| run | `{run}` (a \\| b) |",
         "| step | 2 of 2 |", "reward=0.75", "| reward, first to last step | 0.250 to 0.750 |",
         "| base model | `tiny` |",
     ):  # fmt: skip

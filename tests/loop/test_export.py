@@ -24,6 +24,7 @@ RUN = "flash-1700000000-00000001"
 ELSEWHERE = """
 import json, sys
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 assert not any(name.split(".")[0] in ("flash", "services", "cli") for name in sys.modules)
@@ -31,6 +32,12 @@ asked = json.load(sys.stdin)
 for folder in asked["folders"]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
+    if folder == asked["base"]:
+        with torch.no_grad():
+            bare = model(torch.tensor([asked["rollouts"][0][0]])).logits
+        model = PeftModel.from_pretrained(model, asked["folders"][0])
+        with torch.no_grad():
+            assert (model(torch.tensor([asked["rollouts"][0][0]])).logits - bare).abs().max() > 1e-2
     found = []
     for prompt, answer in asked["rollouts"]:
         with torch.no_grad():
@@ -43,12 +50,13 @@ for folder in asked["folders"]:
 
 
 def elsewhere(
-    folders: list[Path], rollouts: list[tuple[list[int], list[int]]]
+    folders: list[Path], base: Path, rollouts: list[tuple[list[int], list[int]]]
 ) -> list[tuple[list[list[float]], str, bool]]:
     """For each folder the log-probabilities of answers, a rendered chat, and whether an adapter was found, in a process
-    that knows nothing of ours.
+    that knows nothing of ours. Last the same of the base, with peft putting the first folder's adapter on it.
     """
-    asked = json.dumps({"folders": [str(folder) for folder in folders], "rollouts": rollouts})
+    places = [str(folder) for folder in (*folders, base)]
+    asked = json.dumps({"folders": places, "base": str(base), "rollouts": rollouts})
     done = subprocess.run(
         [sys.executable, "-P", "-c", ELSEWHERE], input=asked, capture_output=True, text=True, cwd=folders[0]
     )
@@ -83,13 +91,13 @@ async def test_an_exported_checkpoint_gives_the_logprobs_with_which_it_was_sampl
     played = [(unpack_ids(g.prompt_ids), rollout) for g in sampled for rollout in g.rollouts]
     asked = [(prompt, unpack_ids(rollout.token_ids)) for prompt, rollout in played]
     recorded = [unpack_floats(rollout.logprobs) for _, rollout in played]
-    places = [tmp_path / "adapter", tmp_path / "whole", folder("tiny", tmp_path)]
-    (adapter, shown, has_adapter), (whole, shown_too, still_has_one), (base, _, _) = elsewhere(places, asked)
+    (adapter, shown, has_adapter), (whole, shown_too, still_has_one), (by_peft, _, _) = elsewhere(
+        [tmp_path / "adapter", tmp_path / "whole"], folder("tiny", tmp_path), asked
+    )
     assert len(recorded) == 16, "every group of the second step came from the first one's policy"
-    for ours, theirs, merged_in in zip(recorded, adapter, whole, strict=True):
+    for ours, theirs, merged_in, put_on in zip(recorded, adapter, whole, by_peft, strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
         assert merged_in == pytest.approx(theirs, abs=1e-4)
+        assert put_on == pytest.approx(theirs, abs=1e-4)
     assert (has_adapter, still_has_one) == (True, False)
     assert shown == shown_too == "<|im_start|>user\nSort: 3 1 2<|im_end|>\n"
-    moved = [abs(a - b) for both in zip(base, adapter, strict=True) for a, b in zip(*both, strict=True)]
-    assert max(moved) > 1e-2, "the adapter says something else than the base"
