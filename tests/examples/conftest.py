@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
+from tests.pulled import share_models
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -67,13 +68,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
     yield publish
     for project in up.values():
         project("down")
-
-
-def share_models(home: Path) -> None:
-    """A model is pulled once for all tests, into the home that `flash` uses anyway."""
-    models = Path.home() / ".flash" / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    (home / "models").symlink_to(models)
 
 
 @pytest.fixture
