@@ -134,19 +134,19 @@ async def test_episodes_go_on_when_a_rollout_and_a_scorer_that_play_them_leave(s
         environment = EnvironmentSpec(
             id=version.id, version=version.version, digest=version.digest, key=version.key
         )  # fmt: skip
-        await played_run(stack, "r1", environment, group_size=4, max_tokens=48)
+        await played_run(stack, "r1", environment, group_size=2, max_tokens=48)
         await stack.there("rollout-1", "rollout-2", "scorer-1", "scorer-2")
-        await stack.bus.publish(*(requested("r1", group, **row) for group, row in enumerate(rows(2 * GROUPS))))
+        await stack.bus.publish(*(requested("r1", group, **row) for group, row in enumerate(rows(GROUPS))))
         await told(stack, GroupGenerated, "r1", 1)  # by now the others are in the middle of their games
 
         began = monotonic()
         codes = await asyncio.gather(stack.leave("rollout-1"), stack.leave("scorer-1"))
         took_s = monotonic() - began
-        scored = await told(stack, GroupScored, "r1", 2 * GROUPS)
+        scored = await told(stack, GroupScored, "r1", GROUPS)
         generated = [fact.event async for fact in stack.bus.history(GroupGenerated.pattern())]
 
     assert (codes, took_s < 15) == ([0, 0], True)
-    assert sorted(each.group for each in generated) == sorted(each.group for each in scored) == list(range(2 * GROUPS))
+    assert sorted(each.group for each in generated) == sorted(each.group for each in scored) == list(range(GROUPS))
     assert {verdict.fault for each in scored for verdict in each.verdicts} == {None}
 
 
