@@ -48,10 +48,11 @@ async def refused(server: NatsServer, service: str, *, sends: list[str], hears: 
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_service_tells_its_own_facts_and_hears_its_own_questions_and_no_others(
+async def test_a_service_tells_its_own_facts_buries_those_it_hears_and_answers_its_own_questions_and_no_others(
     service: str, server: NatsServer
 ) -> None:
     facts = {row.event.pattern().replace("*", "x"): service in row.said_by for row in EVENTS}
+    facts |= {f"dead.pool.{row.event.pattern().replace('*', 'x')}": service in row.heard_by for row in EVENTS}
     questions = {f"ask.{kind.service}.{kind.name}": kind.service == service for kind in REQUESTS if not kind.route}
     others = [one for one in SERVICES if one != service]
 
