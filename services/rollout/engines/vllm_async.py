@@ -14,6 +14,7 @@ from services.rollout.engines.rows import Job, Row
 from services.rollout.engines.threaded import room
 from services.rollout.engines.vllm import Options, check_plugin, parameters_of, prompt_of, refusals, take, unusable
 from services.rollout.engines.vllm_adapters import Held
+from services.rollout.engines.vllm_leash import LEASH
 
 
 class AsyncVllmEngine:
@@ -34,7 +35,7 @@ class AsyncVllmEngine:
         return int(self._llm.model_config.max_model_len)
 
     async def start(self) -> None:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", LEASH: "1"}
         self._llm = await asyncio.to_thread(self._started)
 
     def _started(self) -> Any:
