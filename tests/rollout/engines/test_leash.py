@@ -36,7 +36,8 @@ if __name__ == "__main__":
 def test_a_process_of_vllm_ends_with_its_rollout(leashed: bool, tmp_path: Path) -> None:
     script = tmp_path / "rollout.py"
     script.write_text(ROLLOUT)
-    told = {**os.environ, "PYTHONPATH": str(Path.cwd())} | ({LEASH: "1"} if leashed else {})
+    told = {name: value for name, value in os.environ.items() if name != LEASH}
+    told |= {"PYTHONPATH": str(Path.cwd())} | ({LEASH: "1"} if leashed else {})
     with subprocess.Popen([sys.executable, str(script)], env=told, stdout=subprocess.PIPE, text=True) as rollout:
         assert rollout.stdout is not None
         engine = int(rollout.stdout.readline())
