@@ -1,5 +1,6 @@
 """Where a base model lies on this machine."""
 
+import os
 from pathlib import Path
 
 from flash.errors import NotFound, Refused
@@ -14,7 +15,13 @@ def folder(model: str, home: Path) -> Path:
         if isinstance(source, Shipped | InFolder):
             return source.folder
     place = home / "models" / pool_of(model)
-    if not place.is_dir():
+    try:
+        is_here = place.is_dir()
+    except PermissionError:
+        raise NotFound(
+            f"{place} may not be looked at by uid {os.getuid()}: whether {model} is there is not known"
+        ) from None
+    if not is_here:
         raise NotFound(f"{model} is not on this machine: `flash models pull {model}`")
     return place
 

@@ -145,3 +145,13 @@ def test_a_model_that_was_pulled_is_removed_and_one_that_was_not_is_not(tmp_path
         with pytest.raises(error, match=sentence):
             pulled(model, tmp_path)
     assert (own / "config.json").is_file()
+
+
+def test_a_home_of_somebody_else_is_no_fault_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(place: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr(Path, "is_dir", denied)  # root, as which tests may run, is denied nothing
+
+    with pytest.raises(NotFound, match="may not be looked at by uid"):
+        folder("smollm2-135m", tmp_path)
