@@ -1,6 +1,7 @@
 """Start a learner: `python -m services.learner`."""
 
 import asyncio
+from functools import partial
 
 import torch
 
@@ -19,7 +20,8 @@ async def serve(part: process.Process, settings: Settings) -> None:
     await part.announce("learner", pool=pool)
     place = folder(settings.model, settings.home)
     tokenizer = await asyncio.to_thread(load_tokenizer, place)
-    base = await asyncio.to_thread(Base.load, place, settings.model, settings.device)
+    load = partial(Base.load, place, settings.model, settings.device, shares_gpu=settings.share_gpu)
+    base = await asyncio.to_thread(load)
 
     def render(example: Example, thinking: bool) -> tuple[list[int], list[int]]:
         return sft_ids(tokenizer, example.messages, example.completion or [], thinking=thinking)

@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,8 +72,9 @@ class Update:
 class Base:
     """A base model in memory, with the adapters of the runs that train on it."""
 
-    def __init__(self, model: Any, name: str) -> None:
+    def __init__(self, model: Any, name: str, *, shares_gpu: bool = False) -> None:
         self.name = name
+        self._shares_gpu = shares_gpu
         self.model = model.eval().requires_grad_(False)
         self.capabilities: Capabilities = prove(self.model)
         self.turn = threading.Lock()
@@ -85,7 +87,7 @@ class Base:
         self._numbers = itertools.count(1)
 
     @classmethod
-    def load(cls, folder: Path, name: str, device: str = "auto") -> "Base":
+    def load(cls, folder: Path, name: str, device: str = "auto", *, shares_gpu: bool = False) -> "Base":
         from transformers import AutoModelForCausalLM
 
         if device == "auto":
@@ -93,7 +95,17 @@ class Base:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
         )
-        return cls(model.to(device), name)
+        return cls(model.to(device), name, shares_gpu=shares_gpu)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Its turn, after which a GPU that is shared holds nothing that only passes through the model want."""
+        with self.turn:
+            try:
+                yield
+            finally:
+                if self._shares_gpu:
+                    torch.cuda.empty_cache()
 
     async def compute(self, work: Callable[..., R], *arguments: Any, **named: Any) -> R:
         """Run what blocks on the thread of this base."""
@@ -189,7 +201,7 @@ class Policy:
         Where memory does not suffice, everything is done again in smaller pieces. Raises CannotTrain when the smallest
         are still too large and when the gradient is not finite, RunOver as soon as `wanted` says no.
         """
-        with self._base.turn:
+        with self._base.computing():
             while True:
                 try:
                     return self._update(trees, loss, learning_rate, cut, wanted)

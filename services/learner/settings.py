@@ -23,3 +23,5 @@ class Settings(ServiceSettings, frozen=True):
     """Memory that one such pass and its gradient may take, by a rule of thumb."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the first GPU if there is one."""
+    share_gpu: bool = False
+    """Give back, after each step, the memory of the GPU that only passes through the model want: rollouts share it."""

@@ -55,6 +55,9 @@ class Proved:
     def expect(self, adapter: Adapter) -> None:
         self._engine.expect(adapter)
 
+    async def sleep(self) -> None:
+        await self._engine.sleep()
+
     async def close(self) -> None:
         await self._engine.close()
 

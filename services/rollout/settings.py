@@ -35,5 +35,8 @@ class Settings(ServiceSettings, frozen=True):
     """How many adapters vLLM puts into one batch: it keeps room in memory for as many of the largest rank."""
     tensor_parallel: int = Field(1, ge=1)
     """Over how many GPUs vLLM spreads the model."""
+    sleep_after_s: float | None = Field(None, ge=0)
+    """After how long without anything to draw the memory of the GPU is given back, for a learner that shares it. Unset:
+    never."""
     adapter_cache_bytes: int = Field(2 << 30, ge=0)
     """How much of the disk adapters may take on this machine; those that were just asked for stay."""

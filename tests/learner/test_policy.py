@@ -380,3 +380,17 @@ def test_no_part_of_the_learner_but_its_start_knows_a_tokenizer() -> None:
     knowing = [path.name for path in folder.glob("*.py") if "tokenizer" in path.read_text()]
 
     assert knowing == ["__main__.py"]
+
+
+@pytest.mark.parametrize("shares_gpu", [True, False])
+def test_a_gpu_that_is_shared_is_left_tidy(make: Any, monkeypatch: pytest.MonkeyPatch, shares_gpu: bool) -> None:
+    tidied: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: tidied.append(1))
+    base = Base(make.random_qwen3(), "random", shares_gpu=shares_gpu)
+
+    with base.computing():
+        assert not tidied
+        assert base.turn.locked()
+
+    assert bool(tidied) == shares_gpu
+    assert not base.turn.locked()

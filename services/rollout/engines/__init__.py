@@ -81,6 +81,12 @@ class Engine(Protocol):
         when it is sampled.
         """
 
+    async def sleep(self) -> None:
+        """Give the memory of weights and cache on a GPU back, until somebody samples: that begins a moment later then.
+
+        Nothing happens while something is being drawn.
+        """
+
     async def close(self) -> None:
         """Give the model's memory back; samples still being drawn fail."""
 

@@ -30,6 +30,8 @@ class Decoder(Protocol):
     def step(self) -> Tensor: ...
     def drop(self, rows: Sequence[Row]) -> None: ...
     def wipe(self) -> None: ...
+    def sleep(self) -> None: ...
+    def wake(self) -> None: ...
 
 
 class Batch:
@@ -53,6 +55,7 @@ class Batch:
         self._adapters = Shelf(decoder.lora, adapter_bytes)
         self._waiting: deque[Row] = deque()
         self._numbers = count()
+        self._sleeps = False
 
     @property
     def is_idle(self) -> bool:
@@ -67,10 +70,14 @@ class Batch:
         self._waiting.extend(job.rows())
 
     def load(self, adapter: Adapter) -> None:
-        self._adapters.get(adapter)
+        if not self._sleeps:
+            self._adapters.get(adapter)
 
     def step(self) -> None:
         """One token for every row that has a place; rows that have just come in get one more."""
+        if self._sleeps:
+            self._decoder.wake()
+            self._sleeps = False
         self._drop_cancelled()
         if coming := self._admitted():
             self._take(coming, self._decoder.add(coming))
@@ -84,6 +91,11 @@ class Batch:
         self._waiting.clear()
         self._decoder.drop(list(self._decoder.rows))
         self._decoder.wipe()
+
+    def sleep(self) -> None:
+        self._adapters.clear()
+        self._decoder.sleep()
+        self._sleeps = True
 
     def _take(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Draw the next token of each row; those that end with it leave."""

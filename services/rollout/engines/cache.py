@@ -24,6 +24,10 @@ class SlotCache:
         self.layers = [torch.zeros(2, 0, heads, 0, head_dim, device=device, dtype=dtype) for _ in range(layers)]
         """[2, N, K, T, D] each."""
 
+    @property
+    def device(self) -> torch.device:
+        return self.layers[0].device
+
     def holds(self, slots: int, positions: int) -> bool:
         """Is there room for so many?"""
         _, N, _, T, _ = self.layers[0].shape

@@ -9,11 +9,17 @@ from flash.models import card
 from flash.models.engines import Choice, on_gpu
 from flash.models.rendering import closing_ids
 from services.rollout.engines import Engine
+from services.rollout.engines.sleeping import Sleeping
 from services.rollout.settings import Settings
 
 
 def engine_of(settings: Settings, choice: Choice, place: Path, tokenizer: Any) -> Engine:
     """`place` has the model. Raises ConfigError for what the engine cannot do."""
+    engine = _awake(settings, choice, place, tokenizer)
+    return engine if settings.sleep_after_s is None else Sleeping(engine, settings.sleep_after_s)
+
+
+def _awake(settings: Settings, choice: Choice, place: Path, tokenizer: Any) -> Engine:
     if choice.name == "vllm":
         return _vllm(settings, place, tokenizer)
     if settings.tensor_parallel > 1:
@@ -50,5 +56,6 @@ def _vllm(settings: Settings, place: Path, tokenizer: Any) -> Engine:
         adapters=settings.adapters,
         largest_rank=card(settings.model).max_lora_rank,
         tensor_parallel=settings.tensor_parallel,
+        sleeps=settings.sleep_after_s is not None,
     )
     return AsyncVllmEngine(options) if gpu or options.tensor_parallel > 1 else VllmEngine(options)

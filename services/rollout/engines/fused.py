@@ -12,7 +12,7 @@ Legend: M tokens fed, N rows, P prompts, W their width, H query heads, K key hea
 V vocabulary, R ranks of the adapters of one product together.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -165,9 +165,36 @@ class FusedDecoder:
         self._given.wipe(len(load.prompts), load.longest_prompt)
         self._said.wipe(load.rows, load.longest_said)
 
+    def sleep(self) -> None:
+        """Keep no cache; the weights wait in the machine's memory."""
+        for cache in (self._given, self._said):
+            cache.fit(0, 0)
+        if self._given.device.type != "cpu":
+            self._move(Tensor.cpu)
+            torch.cuda.empty_cache()
+
+    def wake(self) -> None:
+        if self._given.device.type != "cpu":
+            self._move(lambda tensor: tensor.to(self._given.device))
+
     def held_tokens(self, load: Load, more: int = 0) -> int:
         said = padded(load.longest_said + more)
         return len(load.prompts) * padded(load.longest_prompt) + load.rows * said
+
+    def weights(self) -> Iterator[Tensor]:
+        yield from (self._embedding_VX, self._norm_X, *self._head.tensors)
+        for norms in self._norms:
+            yield from (norm for norm in norms if norm is not None)
+        for linear in self._linears.values():
+            yield from linear.tensors
+
+    def _move(self, put: Callable[[Tensor], Tensor]) -> None:
+        """All that is no cache. Weights that are one, as embedding and head may be, stay one."""
+        moved: dict[int, Tensor] = {}
+        for tensor in self.weights():
+            tensor.data = moved.setdefault(tensor.data_ptr(), put(tensor.data))
+        self._rotary._apply(put)
+        self._cos_TD = self._sin_TD = self._embedding_VX.new_empty(0, self._D)
 
     def _settle(self, slots: Sequence[int]) -> None:
         """Keep the rows in these slots, those of one adapter together, and their prompts."""

@@ -21,6 +21,10 @@ class Linear:
         self._is_packed = _is_worth_packing(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS) if self._is_packed else weight
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self._weight] if self._bias is None else [self._weight, self._bias]
+
     def __call__(self, x: Tensor) -> Tensor:
         if not self._is_packed:
             return F.linear(x, self._weight, self._bias)

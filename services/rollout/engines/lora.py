@@ -98,6 +98,9 @@ class Shelf(Generic[T]):
         self._held.move_to_end(adapter.digest)
         return self._held[adapter.digest]
 
+    def clear(self) -> None:
+        self._held.clear()
+
 
 def _num_bytes(weights: Mapping[Any, tuple[Tensor, Tensor]]) -> int:
     return sum(tensor.nbytes for pair in weights.values() for tensor in pair)

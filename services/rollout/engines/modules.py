@@ -42,6 +42,7 @@ class ModulesDecoder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._home = model.device
         self._cohorts: list[Cohort] = []
 
     @property
@@ -95,6 +96,15 @@ class ModulesDecoder:
 
     def wipe(self) -> None:
         """Dropped rows leave nothing behind here."""
+
+    def sleep(self) -> None:
+        """No cohort is left; the weights wait in the machine's memory."""
+        self._home = self._model.device
+        self._model.to("cpu")
+        torch.cuda.empty_cache()
+
+    def wake(self) -> None:
+        self._model.to(self._home)
 
     def _prefill(self, rows: list[Row]) -> Tensor:
         from transformers import DynamicCache

@@ -32,6 +32,9 @@ class Drawing(Protocol):
     def clear(self) -> None:
         """Forget every job."""
 
+    def sleep(self) -> None:
+        """Give memory back until the next step. There are no jobs."""
+
 
 class ThreadedEngine(ABC):
     """See `Engine`."""
@@ -44,7 +47,7 @@ class ThreadedEngine(ABC):
         self._inbox: deque[Job] = deque()
         self._expected: deque[Adapter] = deque()
         self._work = threading.Condition()
-        self._closing = False
+        self._closing = self._sleepy = False
         self._thread: threading.Thread | None = None
 
     @abstractmethod
@@ -104,6 +107,11 @@ class ThreadedEngine(ABC):
             self._expected.append(adapter)
             self._work.notify()
 
+    async def sleep(self) -> None:
+        with self._work:
+            self._sleepy = True
+            self._work.notify()
+
     async def close(self) -> None:
         await asyncio.to_thread(self._stop)
 
@@ -128,18 +136,23 @@ class ThreadedEngine(ABC):
                 while self._expected:
                     with suppress(Exception):  # whoever samples with it hears what is wrong
                         drawing.load(self._expected.popleft())
-                if drawing.is_idle:
-                    continue
                 try:
-                    drawing.step()
+                    self._draw(drawing)
                 except Exception as error:  # whatever torch raises: who asked must hear of it, and others go on
                     _give_up(drawing, error)
             _give_up(drawing, RuntimeError("the engine was closed"))
 
+    def _draw(self, drawing: Drawing) -> None:
+        sleepy, self._sleepy = self._sleepy, False
+        if not drawing.is_idle:
+            drawing.step()
+        elif sleepy:
+            drawing.sleep()
+
     def _take_in(self, drawing: Drawing) -> bool:
         """Waits for work if there is none. False when it is time to stop."""
         with self._work:
-            while drawing.is_idle and not (self._inbox or self._expected or self._closing):
+            while drawing.is_idle and not (self._inbox or self._expected or self._sleepy or self._closing):
                 self._work.wait()
             while self._inbox:
                 drawing.add(self._inbox.popleft())

@@ -44,6 +44,8 @@ class Options:
     """How many may share a batch. Four times as many are kept ready."""
     largest_rank: int = 64
     tensor_parallel: int = 1
+    sleeps: bool = False
+    """Its memory on a GPU is taken in a way that `sleep` can give back."""
 
     @property
     def held_adapters(self) -> int:
@@ -79,7 +81,9 @@ class Options:
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(self._context(), self.max_rows, 2048),
             }
-        elif number := self.device.partition(":")[2]:
+            return arguments
+        arguments["enable_sleep_mode"] = self.sleeps
+        if number := self.device.partition(":")[2]:
             arguments["device_ids"] = [int(number)]
         return arguments
 
@@ -177,6 +181,9 @@ class Requests:
     def clear(self) -> None:
         self._waiting.clear()
         self._leave(list(self._drawn))
+
+    def sleep(self) -> None:
+        """vLLM has nothing that it could give back on the CPU."""
 
     def _leave(self, names: list[str], *, ask: bool = True) -> None:
         """These are drawn no further; vLLM knows already, or is asked to."""

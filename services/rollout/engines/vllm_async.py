@@ -28,6 +28,9 @@ class AsyncVllmEngine:
         self._loading = asyncio.Lock()
         self._left = asyncio.Event()
         """Somebody needs an adapter no longer."""
+        self._turning = asyncio.Lock()
+        self._drawing = 0
+        self._sleeps = False
         self._beside: set[asyncio.Task[None]] = set()
 
     @property
@@ -51,6 +54,27 @@ class AsyncVllmEngine:
         if self._llm is None:
             raise RuntimeError("the engine is not running")
         job = Job(request, max_tokens=room(request, self.context), on_done=lambda _: None, on_text=on_text)
+        self._drawing += 1
+        try:
+            await self._wake()
+            return await self._sampled(job)
+        finally:
+            self._drawing -= 1
+
+    async def sleep(self) -> None:
+        async with self._turning:
+            if not self._drawing and not self._sleeps:
+                self._sleeps = True
+                await self._llm.sleep(1)
+
+    async def _wake(self) -> None:
+        async with self._turning:
+            if self._sleeps:
+                await self._llm.wake_up()
+                self._sleeps = False
+
+    async def _sampled(self, job: Job) -> list[Sample]:
+        request = job.request
         lora = await self._borrow(request.adapter) if request.adapter else None
         try:
             async with asyncio.TaskGroup() as tasks:

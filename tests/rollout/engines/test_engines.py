@@ -49,6 +49,21 @@ async def test_logprobs_are_of_the_temperature_that_was_sampled_with(model: Any,
         assert model.gap(request, samples) < TOLERANCE
 
 
+async def test_one_that_has_slept_draws_as_before(model: Any, ask: Ask) -> None:
+    engine = await model.engine(closing=-1)
+    request = ask("before and after", adapter=model.adapter(1), max_tokens=20)
+
+    before = await engine.sample(request)
+    await engine.sleep()
+    engine.expect(model.adapter(2))
+    other = replace(request, adapter=model.adapter(2))
+    after, others = await asyncio.gather(engine.sample(request), engine.sample(other))
+
+    assert [sample.token_ids for sample in after] == [sample.token_ids for sample in before]
+    assert model.gap(request, after) < TOLERANCE
+    assert model.gap(other, others) < TOLERANCE
+
+
 async def test_temperature_zero_is_what_generate_gives_greedily(model: Any, ask: Ask) -> None:
     engine = await model.engine()
     request = ask("greedy", seeds=1, temperature=0.0, max_tokens=30)

@@ -36,6 +36,7 @@ async def test_it_owes_what_every_engine_does(tmp_path: Path, ask: Ask, monkeypa
         suite.test_cancelling_frees_the_rows_and_disturbs_nobody,
         suite.test_a_bad_adapter_fails_its_own_request_only,
         suite.test_a_prompt_without_room_is_refused,
+        suite.test_one_that_has_slept_draws_as_before,
     ):
         await part(model, ask)
     requests = [ask("more than it holds", seeds=1, adapter=model.adapter(10 + i)) for i in range(6)]
