@@ -42,6 +42,7 @@ def run(project: Path, fake_stack: Any, scripts: Any, capsys: pytest.CaptureFixt
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with fake_hub() as found:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # as CI has it; the fake one is here
         monkeypatch.setenv("HF_TOKEN", found.token)
         yield found
 
