@@ -48,6 +48,7 @@ class NatsSwitchboard:
 
         known = {**metadata, REPLICA: self._replica, STARTED_AT: repr(time.time()), STANDING: ANNOUNCED}
         self._announced = await add_service(self._connection.client, name=service, version=VERSION, metadata=known)
+        await self._connection.round_trip(READY_S)
 
     async def answer(
         self,
