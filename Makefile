@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-slow: $(READY)  ## the slow tests: kills, walks, the real pull; with a FLASH_CHAOS_SEED every third, as CI runs them
+slow: $(READY)  ## the slow tests: kills, walks, the real pull; with a FLASH_CHAOS_SEED every fifth file, as CI runs them
 	$(BIN)/python -m pytest -q -m "slow and not long"
 
 long: $(READY)  ## everything, minutes each: every kill point, three seeds of each demo

@@ -38,15 +38,15 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """CI has minutes: with a FLASH_CHAOS_SEED, each commit runs every third file of slow tests, whole.
+    """CI has minutes: with a FLASH_CHAOS_SEED, each commit runs every fifth file of slow tests, whole.
 
-    Not every third test: those of one file may follow one another, as steps of a walk do.
+    Not every fifth test: those of one file may follow one another, as steps of a walk do.
     """
     if (seed := os.environ.get("FLASH_CHAOS_SEED")) is None:
         return
     slow = [item for item in items if item.get_closest_marker("slow") and not item.get_closest_marker("long")]
     files = list(dict.fromkeys(item.path for item in slow))
-    left = [item for item in slow if (files.index(item.path) + int(seed)) % 3]
+    left = [item for item in slow if (files.index(item.path) + int(seed)) % 5]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
 
