@@ -24,7 +24,7 @@ class Eraser:
         return (Shared("recorder-deletions", RunDeleted, self.on_run_deleted, max_deliveries=0),)
 
     async def on_run_deleted(self, event: RunDeleted) -> list[Event]:
-        # The spec goes first: whoever has just put something beside it, and then finds none, takes it away again.
+        # The spec goes first: without it the run is nobody's, and nothing of it is shown any more.
         await self._store.delete(spec_key(event.run_id))
         keys = [stat.key async for stat in self._store.list(run_prefix(event.run_id))]
         for key in keys:

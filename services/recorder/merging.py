@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 import structlog
 
 from flash import chaos
-from flash.bus import Shared
+from flash.bus import Bus, Shared
 from flash.contracts.base import Event
-from flash.contracts.keys import record_key, spec_key
+from flash.contracts.keys import record_key
 from flash.contracts.record import RecordClosed
+from flash.contracts.runs import RunDeleted
 from flash.contracts.steps import StepSaved
 from flash.store import Store
 from services.recorder import parquet
@@ -34,7 +35,8 @@ log = structlog.get_logger()
 class Merger:
     """Remembers nothing: whoever merges again finds it done."""
 
-    def __init__(self, store: Store, shelf: Shelf, settings: Settings) -> None:
+    def __init__(self, bus: Bus, store: Store, shelf: Shelf, settings: Settings) -> None:
+        self._bus = bus
         self._store = store
         self._shelf = shelf
         self._folder = settings.home / "record" / "merging"
@@ -48,22 +50,22 @@ class Merger:
         )
 
     async def on_step_saved(self, event: StepSaved) -> list[Event]:
-        await self._merge_run(event.run_id, at_least=LIVE_PARTS)
+        await self._merge_run(event.org, event.run_id, at_least=LIVE_PARTS)
         return []
 
     async def on_record_closed(self, event: RecordClosed) -> list[Event]:
-        await self._merge_run(event.run_id, at_least=2)
+        await self._merge_run(event.org, event.run_id, at_least=2)
         return []
 
-    async def _merge_run(self, run_id: str, *, at_least: int) -> None:
+    async def _merge_run(self, org: str, run_id: str, *, at_least: int) -> None:
         for kind in KINDS:
             segments = await self._shelf.segments(run_id, kind)
             for parts in worth_merging(segments, target_bytes=self._target_bytes, at_least=at_least):
-                await self._merge(run_id, kind, parts)
+                await self._merge(org, run_id, kind, parts)
             for left in await self._shelf.superseded(run_id, kind):
                 await self._store.delete(left.key)
 
-    async def _merge(self, run_id: str, kind: Kind, parts: Sequence[StoredSegment]) -> None:
+    async def _merge(self, org: str, run_id: str, kind: Kind, parts: Sequence[StoredSegment]) -> None:
         """Raises NoSuchObject where another recorder merges the same meanwhile: it is tried again, and found done."""
         key = record_key(run_id, kind, parts[0].first, parts[-1].last)
         os.makedirs(self._folder, exist_ok=True)
@@ -74,7 +76,8 @@ class Merger:
             whole = Path(own, "whole.parquet")
             rows = await asyncio.to_thread(parquet.merge, paths, whole)
             await self._store.put_file(key, whole)
-        if await self._store.stat(spec_key(run_id)) is None:  # the run was deleted meanwhile: its spec went first
+        # Meanwhile the run may have been deleted, and who erases it have passed here already.
+        if await self._bus.last(RunDeleted.pattern(org=org, run_id=run_id)):
             await self._store.delete(key)
         chaos.point("segments-merged")
         for part in parts:

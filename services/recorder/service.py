@@ -49,7 +49,7 @@ class Recorder:
         self._adapters = Adapters(store)
         self._keys = KeyPair.kept(settings.key_file or settings.home / "keys" / "recorder")
         self._eraser = Eraser(bus, store)
-        self._merger = Merger(store, self._shelf, settings)
+        self._merger = Merger(bus, store, self._shelf, settings)
         self._boards = Boards(bus, store, self._keys, settings)
 
     def subscriptions(self) -> tuple[Shared | EveryReplica, ...]:
