@@ -75,7 +75,7 @@ async def test_an_episode_gets_nothing_and_harms_nobody(host: Host, world: Any, 
 
     assert found in (0.0, 0.5, "limit-exceeded", "crashed", "timed-out", "lost")
     assert unharmed in (0.25, "lost")  # lost: by a host that was out of memory, and played again
-    assert unharmed == 0.25 or found in ("lost", "limit-exceeded")
+    assert unharmed == 0.25 or found in ("lost", "limit-exceeded", "timed-out")  # time may be up before the memory is
     assert world.harm() == []
     assert len(descendants(host._link._process.pid)) <= 4 + SPARES
     assert await played_anew(host) == 0.25
